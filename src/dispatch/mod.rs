@@ -1,0 +1,2 @@
+//! Decides what is handed to nsqd and when; drives one state machine per shard. Knows neither Redis
+//! nor NSQ, only the traits.

@@ -1,0 +1,114 @@
+//! This module's metric families.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// Which door a request came through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Door {
+    /// nsqd's TCP protocol.
+    Tcp,
+    /// nsqd's HTTP API.
+    Http,
+    /// The JSON API.
+    V1,
+}
+
+/// Why a message was refused: a closed set, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Reason {
+    /// A topic, size, delay, id or body that is not valid.
+    Invalid,
+    /// Over a size limit.
+    TooBig,
+    /// The id is taken, or was cancelled.
+    Conflict,
+    /// Redis did not take it.
+    Store,
+    /// Redis did not answer: the outcome is unknown.
+    Unknown,
+    /// Over a limit on what is pending or connected.
+    Overload,
+    /// The process is stopping.
+    Draining,
+}
+
+/// Label of one door.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DoorLabel {
+    /// The door.
+    pub door: Door,
+}
+
+/// Labels of a refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RefusedLabel {
+    /// The door.
+    pub door: Door,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// The answer to a cancel, as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum CancelResult {
+    /// Cancelled.
+    Cancelled,
+    /// In flight.
+    InFlight,
+    /// Not found.
+    NotFound,
+    /// A dead letter.
+    Dead,
+}
+
+/// Label of a cancel.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CancelLabel {
+    /// The answer.
+    pub result: CancelResult,
+}
+
+/// What the doors count. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    /// Messages acknowledged.
+    pub accepted: Family<DoorLabel, Counter>,
+    /// Messages refused.
+    pub refused: Family<RefusedLabel, Counter>,
+    /// Cancels answered.
+    pub cancelled: Family<CancelLabel, Counter>,
+    /// Connections open now.
+    pub connections: Family<DoorLabel, Gauge>,
+}
+
+impl Metrics {
+    /// Makes the families known to `registry`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "messages_accepted",
+            "Messages acknowledged, by door",
+            metrics.accepted.clone(),
+        );
+        registry.register(
+            "messages_refused",
+            "Messages refused, by door and reason",
+            metrics.refused.clone(),
+        );
+        registry.register(
+            "messages_cancelled",
+            "Cancels answered, by result",
+            metrics.cancelled.clone(),
+        );
+        registry.register(
+            "connections",
+            "Client connections open now",
+            metrics.connections.clone(),
+        );
+        metrics
+    }
+}

@@ -1,0 +1,35 @@
+//! nsqdelayd: a persistent, cancellable, sharded delay queue for NSQ.
+//!
+//! # The path of a message
+//! `ingest` (three doors: nsqd's TCP protocol, nsqd's HTTP API, JSON `/v1`) → `store` (Redis) →
+//! `dispatch` (decides what is due) → `forward` (hands it to nsqd). Redis is the only thing between
+//! ingest and dispatch: neither names the other.
+//!
+//! # Layout, bottom up: a module names only modules above it
+//! - [`message`]: topic, body, delay, due time
+//! - [`phase`]: the phases of the process
+//! - [`shard`]: shards, generations, who owns what
+//! - [`id`]: a message's id and the place it names
+//! - [`nsq`]: the wire, both directions
+//! - [`store`]: Redis: packs, scripts, claims
+//! - [`forward`]: connections to nsqd
+//! - [`dispatch`]: one state machine per shard
+//! - [`ingest`]: the doors
+//! - [`telemetry`]: logs and metrics
+//! - [`config`], [`app`], [`cli`]: the composition
+//!
+//! `tests/it/tidy.rs` holds the import table against the code.
+
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod dispatch;
+pub mod forward;
+pub mod id;
+pub mod ingest;
+pub mod message;
+pub mod nsq;
+pub mod phase;
+pub mod shard;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,1 @@
+//! What the tests start and end: Redis, nsqd, nsqdelayd.
