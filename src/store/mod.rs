@@ -1,6 +1,10 @@
 //! What Redis keeps for us, behind two traits: [`ScheduleStore`] for the doors, [`ClaimStore`] for
 //! dispatch. The only home of the `redis` crate and of key names. Knows nothing of NSQ or HTTP.
 
+mod settings;
+
+pub use settings::Config;
+
 use std::collections::HashMap;
 use std::fmt;
 

@@ -1,0 +1,30 @@
+//! What dispatch is told by the configuration; `config/default.toml` comments each key.
+
+use std::time::Duration;
+
+/// Settings of dispatch.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// M: shards of this instance whose turns are under way at the same time, at most.
+    pub pollers: usize,
+    /// Life of a claim without renewal; the store's `claim_ttl`.
+    pub claim_ttl: Duration,
+    /// Time between two heartbeats of an instance.
+    pub heartbeat: Duration,
+    /// How far ahead of the due time packs are read.
+    pub read_ahead: Duration,
+    /// How often an owner looks at an idle shard, in case a wake was lost.
+    pub sweep: Duration,
+    /// Most bytes of packs that are held in memory, all shards together.
+    pub open_bytes_max: usize,
+    /// Most messages of one shard that are under way to nsqd or delivered above S.
+    pub unsettled_max: usize,
+    /// Most messages given to `forward` in one call.
+    pub batch_messages_max: usize,
+    /// How long a message may be refused delivery, while others go through, before it is parked.
+    pub park_after: Duration,
+    /// First pause before a message is sent again.
+    pub retry_min: Duration,
+    /// Longest such pause, and the longest park.
+    pub retry_max: Duration,
+}
