@@ -3,7 +3,12 @@
 //! tests encode commands and decode frames.
 
 pub mod command;
+pub mod decoder;
+pub mod error_code;
 pub mod frame;
+mod go_json;
+pub mod identify;
+pub mod quote;
 
 /// The version of nsqd whose protocol this is, and that IDENTIFY's answer names.
 pub const NSQD_VERSION: &str = "1.3.0";
