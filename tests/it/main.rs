@@ -7,5 +7,6 @@
     reason = "a test fails by panicking and prints its figures"
 )]
 
+mod forward;
 mod support;
 mod tidy;
