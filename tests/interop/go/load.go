@@ -35,6 +35,7 @@ type loadOptions struct {
 	count, size        int
 	rate               float64
 	delayMin, delayMax time.Duration
+	warm               time.Duration
 }
 
 // load sends the same load to each target at the same time, each on its own topic, and reports what
@@ -51,6 +52,7 @@ func load(args []string) error {
 	flags.Float64Var(&o.rate, "rate", 1000, "messages a second for each target")
 	flags.DurationVar(&o.delayMin, "delay-min", time.Second, "shortest delay")
 	flags.DurationVar(&o.delayMax, "delay-max", 5*time.Second, "longest delay")
+	flags.DurationVar(&o.warm, "warm", 0, "pause between subscribing and the first message")
 	asJSON := flags.Bool("json", false, "print JSON lines")
 	oneByOne := flags.Bool("one-by-one", false, "one target after the other")
 	if err := flags.Parse(args); err != nil {
@@ -100,6 +102,7 @@ func loadOne(name, address string, o loadOptions) (report, error) {
 		return report{}, fmt.Errorf("%s: %w", name, err)
 	}
 	defer consumer.Stop()
+	time.Sleep(o.warm)
 	producer, err := newProducer(address)
 	if err != nil {
 		return report{}, err
