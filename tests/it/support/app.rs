@@ -29,12 +29,13 @@ pub(crate) struct Builder {
 #[derive(Debug)]
 pub(crate) struct App {
     builder: Builder,
-    dir: TempDir,
     /// `host:port` of the TCP door.
     pub(crate) tcp: String,
     /// `host:port` of the HTTP door.
     pub(crate) http: String,
     child: Running,
+    // After the child: on a failure its drop prints the log, which is in there.
+    dir: TempDir,
 }
 
 impl Builder {
@@ -156,6 +157,7 @@ impl App {
     /// Stops its clockwork with SIGSTOP: connections stay, nothing answers.
     pub(crate) fn pause(&self) {
         self.child.signal(Signal::STOP);
+        self.child.wait_stopped();
     }
 
     /// Lets it go on after [`Self::pause`].

@@ -88,6 +88,17 @@ impl Running {
         self.child.try_wait().unwrap()
     }
 
+    /// Waits until SIGSTOP has reached every thread: the signal returns before.
+    pub(crate) fn wait_stopped(&self) {
+        let threads = format!("/proc/{}/task", self.pid());
+        wait::until("every thread to be stopped", || {
+            fs::read_dir(&threads).unwrap().all(|thread| {
+                let stat = fs::read_to_string(thread.unwrap().path().join("stat"));
+                stat.is_ok_and(|stat| stat.rsplit(')').next().unwrap().starts_with(" T"))
+            })
+        });
+    }
+
     /// What it has written so far.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()

@@ -70,6 +70,7 @@ impl Nsqd {
     /// Stops its clockwork with SIGSTOP: connections stay, nothing answers.
     pub(crate) fn pause(&self) {
         self.server.child.signal(Signal::STOP);
+        self.server.child.wait_stopped();
     }
 
     /// Lets it go on after [`Self::pause`].
@@ -151,9 +152,10 @@ impl Nsqlookupd {
 struct Server {
     name: &'static str,
     args: Vec<String>,
-    dir: TempDir,
     ports: (u16, u16),
     child: Running,
+    // After the child: on a failure its drop prints the log, which is in there.
+    dir: TempDir,
 }
 
 impl Server {

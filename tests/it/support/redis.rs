@@ -16,11 +16,12 @@ const START_ATTEMPTS: usize = 20;
 pub(crate) struct Redis {
     program: PathBuf,
     options: Vec<String>,
-    dir: TempDir,
     /// The port it listens on.
     pub(crate) port: u16,
     /// The server.
     pub(crate) child: Running,
+    // After the child: on a failure its drop prints the log, which is in there.
+    dir: TempDir,
 }
 
 impl Redis {
@@ -104,6 +105,7 @@ impl Redis {
     /// Stops its clockwork with SIGSTOP: connections stay, nothing answers.
     pub(crate) fn pause(&self) {
         self.child.signal(Signal::STOP);
+        self.child.wait_stopped();
     }
 
     /// Lets it go on after [`Self::pause`].
