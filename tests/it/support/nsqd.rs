@@ -169,9 +169,9 @@ impl Server {
                 return Self {
                     name,
                     args,
-                    dir,
                     ports,
                     child,
+                    dir,
                 };
             }
             let log = child.log();

@@ -53,9 +53,9 @@ impl Redis {
                 return Self {
                     program,
                     options,
-                    dir,
                     port,
                     child,
+                    dir,
                 };
             }
             let log = child.log();
