@@ -1,3 +1,20 @@
 //! The integration tests: the real binary, a real Redis, a real nsqd, each started by its test.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::cast_precision_loss,
+    reason = "a test fails by panicking and prints its figures"
+)]
 
+mod cancel_race;
+mod crash;
+mod end_to_end;
+mod forward;
+mod interop;
+mod outage;
+mod proofs;
 mod support;
+mod takeover;
+mod tidy;
