@@ -29,12 +29,13 @@ pub(crate) struct Builder {
 #[derive(Debug)]
 pub(crate) struct App {
     builder: Builder,
-    dir: TempDir,
     /// `host:port` of the TCP door.
     pub(crate) tcp: String,
     /// `host:port` of the HTTP door.
     pub(crate) http: String,
+    /// Before the directory, so that its end still finds the log.
     child: Running,
+    dir: TempDir,
 }
 
 impl Builder {

@@ -151,9 +151,10 @@ impl Nsqlookupd {
 struct Server {
     name: &'static str,
     args: Vec<String>,
-    dir: TempDir,
     ports: (u16, u16),
+    /// Before the directory, so that its end still finds the log.
     child: Running,
+    dir: TempDir,
 }
 
 impl Server {
