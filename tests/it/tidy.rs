@@ -12,12 +12,16 @@ const LINES_MAX: usize = 600;
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("message", &[]),
     ("phase", &[]),
+    ("monotonic", &[]),
     ("shard", &["message"]),
     ("id", &["message", "shard"]),
     ("nsq", &["message"]),
-    ("store", &["message", "id", "shard"]),
+    ("store", &["message", "id", "shard", "monotonic"]),
     ("forward", &["message", "nsq"]),
-    ("dispatch", &["message", "id", "shard", "store", "forward"]),
+    (
+        "dispatch",
+        &["message", "id", "shard", "monotonic", "store", "forward"],
+    ),
     ("ingest", &["message", "id", "nsq", "phase", "store"]),
     ("telemetry", &[]),
     (
