@@ -168,9 +168,9 @@ impl Server {
                 return Self {
                     name,
                     args,
-                    dir,
                     ports,
                     child,
+                    dir,
                 };
             }
             let log = child.log();

@@ -52,9 +52,9 @@ impl Redis {
                 return Self {
                     program,
                     options,
-                    dir,
                     port,
                     child,
+                    dir,
                 };
             }
             let log = child.log();
