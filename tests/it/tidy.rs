@@ -126,18 +126,28 @@ fn no_file_names_a_place_of_one_machine() {
         ["/tm", "p/setup"],
     ];
     let mut faults = Vec::new();
-    for dir in ["src", "config", "tests", "benches", "deploy", "docs", ".ci"] {
-        visit(&checkout().join(dir), &mut |path| {
-            // What is not text is not ours to read.
-            let Ok(text) = fs::read_to_string(path) else {
-                return;
-            };
-            for place in places.map(|halves| halves.concat()) {
-                if text.contains(&place) {
-                    faults.push(format!("{}: names {place}", path.display()));
-                }
+    let mut check = |path: &Path| {
+        // What is not text is not ours to read.
+        let Ok(text) = fs::read_to_string(path) else {
+            return;
+        };
+        for place in places.map(|halves| halves.concat()) {
+            if text.contains(&place) {
+                faults.push(format!("{}: names {place}", path.display()));
             }
-        });
+        }
+    };
+    for dir in ["src", "config", "tests", "benches", "deploy", "docs", ".ci"] {
+        visit(&checkout().join(dir), &mut check);
+    }
+    for file in [
+        "README.md",
+        "Makefile",
+        "Cargo.toml",
+        ".deny.toml",
+        ".clippy.toml",
+    ] {
+        check(&checkout().join(file));
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
