@@ -128,7 +128,9 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.kill9();
         if std::thread::panicking() {
-            let log = self.log();
+            // The log may be gone; a panic here would hide the test's own.
+            let log = fs::read(&self.log).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
             let start = log.floor_char_boundary(log.len().saturating_sub(LOG_SHOWN_BYTES));
             eprintln!("--- log of {} ---\n{}---", self.name, &log[start..]);
         }

@@ -70,7 +70,6 @@ impl Nsqd {
     /// Stops its clockwork with SIGSTOP: connections stay, nothing answers.
     pub(crate) fn pause(&self) {
         self.server.child.signal(Signal::STOP);
-        self.server.child.wait_stopped();
     }
 
     /// Lets it go on after [`Self::pause`].
@@ -153,8 +152,8 @@ struct Server {
     name: &'static str,
     args: Vec<String>,
     ports: (u16, u16),
+    /// Before the directory, so that its end still finds the log.
     child: Running,
-    // After the child: on a failure its drop prints the log, which is in there.
     dir: TempDir,
 }
 

@@ -18,9 +18,8 @@ pub(crate) struct Redis {
     options: Vec<String>,
     /// The port it listens on.
     pub(crate) port: u16,
-    /// The server.
+    /// The server. Before the directory, so that its end still finds the log.
     pub(crate) child: Running,
-    // After the child: on a failure its drop prints the log, which is in there.
     dir: TempDir,
 }
 
@@ -105,7 +104,6 @@ impl Redis {
     /// Stops its clockwork with SIGSTOP: connections stay, nothing answers.
     pub(crate) fn pause(&self) {
         self.child.signal(Signal::STOP);
-        self.child.wait_stopped();
     }
 
     /// Lets it go on after [`Self::pause`].
