@@ -45,6 +45,17 @@ enum Input {
     Closed,
 }
 
+/// What the client has said so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    /// Not one whole command.
+    Nothing,
+    /// Commands, but no IDENTIFY.
+    Something,
+    /// An IDENTIFY.
+    WhoItIs,
+}
+
 /// One connection's state.
 #[derive(Debug)]
 pub(super) struct Conversation {
@@ -65,8 +76,7 @@ pub(super) struct Conversation {
     held: Option<Command>,
     /// Nobody reads what we write; what was read is still carried out.
     deaf: bool,
-    first_command: bool,
-    identified: bool,
+    said: Said,
     /// nsqd counts heartbeats by the first IDENTIFY, and the client's time to speak by the latest.
     heartbeat: Option<(Instant, Duration)>,
     read_by: Option<Instant>,
@@ -83,7 +93,7 @@ const OUT_LEN_MAX: usize = 256 * 1024;
 /// A client that takes nothing for so many heartbeats is gone.
 const BEATS_WITHOUT_PROGRESS_MAX: u32 = 2;
 /// For a connection without any deadline.
-const NEVER: Duration = Duration::from_secs(86_400);
+const NEVER: Duration = Duration::from_hours(24);
 
 impl Conversation {
     pub(super) fn new(number: u64, desk: Desk) -> Self {
@@ -109,8 +119,7 @@ impl Conversation {
             out: BytesMut::new(),
             held: None,
             deaf: false,
-            first_command: true,
-            identified: false,
+            said: Said::Nothing,
             heartbeat: Some((now + interval, interval)),
             read_by: Some(now + interval * 2),
             rearm: false,
@@ -219,8 +228,10 @@ impl Conversation {
                 self.held = Some(command);
                 break;
             }
+            if self.said == Said::Nothing {
+                self.said = Said::Something;
+            }
             self.start(command);
-            self.first_command = false;
         }
         self.flight.submit();
         if any {
@@ -344,8 +355,8 @@ impl Conversation {
         }
         let response = self.negotiated.response(&asked);
         self.flight.respond(Outcome::Response(response));
-        if !self.identified {
-            self.identified = true;
+        if self.said != Said::WhoItIs {
+            self.said = Said::WhoItIs;
             let interval = self.negotiated.heartbeat_interval;
             self.heartbeat = interval.map(|interval| (Instant::now() + interval, interval));
         }
@@ -508,7 +519,8 @@ impl Conversation {
             }
         }
         // A client that began with IDENTIFY takes the first frame for its answer.
-        let identifies = self.first_command && self.decoder.identify_has_begun(&self.buffer);
+        let identifies =
+            self.said == Said::Nothing && self.decoder.identify_has_begun(&self.buffer);
         let ending = self.input == Input::Closed && self.flight.is_empty();
         if !identifies && !ending && !self.deaf && self.out.len() < OUT_LEN_MAX {
             self.out.extend_from_slice(frame::HEARTBEAT);

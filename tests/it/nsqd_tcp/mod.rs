@@ -2,6 +2,7 @@
 
 mod as_nsqd;
 mod own;
+mod random;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
