@@ -92,6 +92,8 @@ const READ_LEN_MAX: usize = 64 * 1024;
 const OUT_LEN_MAX: usize = 256 * 1024;
 /// A client that takes nothing for so many heartbeats is gone.
 const BEATS_WITHOUT_PROGRESS_MAX: u32 = 2;
+/// Most bytes that are kept of a client's name, host and agent each.
+const SELF_DESCRIPTION_LEN_MAX: usize = 1024;
 /// For a connection without any deadline.
 const NEVER: Duration = Duration::from_hours(24);
 
@@ -153,9 +155,16 @@ impl Conversation {
                 self.make_read_room();
             }
             let answers = !self.flight.is_empty() && self.out.len() < OUT_LEN_MAX;
-            // Each branch may be dropped at its await. What can free memory goes first.
+            // Each branch may be dropped at its await. The clock goes first, so that a client that
+            // never pauses still gets its heartbeats, and reading last, so that what frees memory
+            // goes before what takes it.
             tokio::select! {
                 biased;
+                () = timer.as_mut() => {
+                    self.tick(Instant::now());
+                    self.rearm = true;
+                }
+                () = &mut drained, if self.input == Input::Open => self.input = Input::Draining,
                 answer = self.flight.next(), if answers => self.take_answers(answer),
                 written = writer.write(&self.out), if !self.out.is_empty() => match written {
                     Ok(len @ 1..) => {
@@ -176,11 +185,6 @@ impl Conversation {
                         self.input = Input::Ended;
                     }
                 },
-                () = &mut drained, if self.input == Input::Open => self.input = Input::Draining,
-                () = timer.as_mut() => {
-                    self.tick(Instant::now());
-                    self.rearm = true;
-                }
             }
         }
     }
@@ -241,7 +245,7 @@ impl Conversation {
 
     fn may_start(&self, command: &Command) -> bool {
         match command {
-            Command::Cancel(_) => self.flight.admits_cancel(),
+            Command::Cancel(id) => self.flight.admits_cancel(id),
             Command::Dpub { id: Some(_), .. } => self.flight.admits_id(),
             Command::Dpub { id: None, .. }
             | Command::Pub { .. }
@@ -362,9 +366,9 @@ impl Conversation {
         }
         self.rearm = true;
         self.desk.clients.update(self.number, |stats| {
-            stats.client_id = asked.client_id;
-            stats.hostname = asked.hostname;
-            stats.user_agent = asked.user_agent;
+            stats.client_id = shorten(asked.client_id);
+            stats.hostname = shorten(asked.hostname);
+            stats.user_agent = shorten(asked.user_agent);
         });
     }
 
@@ -533,6 +537,13 @@ impl Conversation {
             self.out = BytesMut::new();
         }
     }
+}
+
+/// What a client says of itself is kept as long as it stays, and shown: not by the megabyte.
+fn shorten(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(SELF_DESCRIPTION_LEN_MAX));
+    text.shrink_to_fit();
+    text
 }
 
 fn messages(topic: &TopicName, due: Due, bodies: &Bodies) -> Vec<Message> {

@@ -56,9 +56,7 @@ async fn check(cases: Vec<Case>) {
 
 #[tokio::test]
 async fn lines_are_refused_as_by_nsqd() {
-    let bad_topic = |shown: &str| format!("!E_BAD_TOPIC PUB topic name {shown} is not valid");
-    let long = "x".repeat(65);
-    let mut cases = vec![
+    let cases = vec![
         case(&[b"PUB t\n", HI], Closes, &["OK"]),
         case(&[b"PUB t\r\n", HI], Closes, &["OK"]),
         case(&[b"PUB t extra  more\n", HI], Closes, &["OK"]),
@@ -106,6 +104,14 @@ async fn lines_are_refused_as_by_nsqd() {
             &["OK", "OK", "!E_INVALID cannot CLS in current state"],
         ),
     ];
+    check(cases).await;
+}
+
+#[tokio::test]
+async fn topics_are_refused_as_by_nsqd() {
+    let bad_topic = |shown: &str| format!("!E_BAD_TOPIC PUB topic name {shown} is not valid");
+    let long = "x".repeat(65);
+    let mut cases = Vec::new();
     for (name, shown) in [
         ("", r#""""#.to_owned()),
         ("t#ephemera", "\"t#ephemera\"".to_owned()),
@@ -125,6 +131,12 @@ async fn lines_are_refused_as_by_nsqd() {
     ));
     let longest = format!("PUB {}#ephemeral\n", "x".repeat(54));
     cases.push(case(&[longest.as_bytes(), HI], Closes, &["OK"]));
+    check(cases).await;
+}
+
+#[tokio::test]
+async fn consumers_commands_are_refused_as_by_nsqd() {
+    let mut cases = Vec::new();
     for command in [
         "CLS",
         "RDY",
@@ -304,6 +316,16 @@ async fn mpub_is_read_as_by_nsqd() {
             Waits,
             "E_BAD_BODY MPUB invalid message count 1000",
         ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn the_messages_of_mpub_are_read_as_by_nsqd() {
+    let refused = |body: &[u8], then: Then, answer: &str| {
+        case(&[b"MPUB t\n", body], then, &[&format!("!{answer}")])
+    };
+    check(vec![
         refused(
             b"\0\0\0\x10\0\0\x03\xe7",
             Closes,
@@ -352,13 +374,6 @@ async fn identify_is_answered_as_by_nsqd() {
         let json = format!(r#"{{"feature_negotiation":true{json}}}"#);
         case(&[&identify(&json)], Closes, &[&reply(changed)])
     };
-    let refused = |json: &str, text: &str| {
-        case(
-            &[&identify(json)],
-            Waits,
-            &[&format!("!E_BAD_BODY IDENTIFY {text}")],
-        )
-    };
     check(vec![
         case(&[&identify("{}")], Closes, &["OK"]),
         case(&[b"IDENTIFY a b\n", &sized(b"{}")], Closes, &["OK"]),
@@ -392,6 +407,20 @@ async fn identify_is_answered_as_by_nsqd() {
             Closes,
             &["OK", "OK", &reply(&[("\"msg_timeout\":60000", "\"msg_timeout\":2000")])],
         ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn identify_refuses_values_as_nsqd_does() {
+    let refused = |json: &str, text: &str| {
+        case(
+            &[&identify(json)],
+            Waits,
+            &[&format!("!E_BAD_BODY IDENTIFY {text}")],
+        )
+    };
+    check(vec![
         refused(
             r#"{"heartbeat_interval":999}"#,
             "heartbeat interval (999) is invalid",
@@ -416,7 +445,10 @@ async fn identify_is_answered_as_by_nsqd() {
             r#"{"sample_rate":100,"msg_timeout":1}"#,
             "sample rate (100) is invalid",
         ),
-        refused(r#"{"msg_timeout":900001}"#, "msg timeout (900001) is invalid"),
+        refused(
+            r#"{"msg_timeout":900001}"#,
+            "msg timeout (900001) is invalid",
+        ),
     ])
     .await;
 }
@@ -443,6 +475,12 @@ async fn identify_reads_json_as_nsqd_does() {
         &sized(b"{\"client_id\":\"\xff\xc3\",\"\xfe\":1}"),
     ];
     cases.push(case(&[&invalid_utf8.concat()], Closes, &["OK"]));
+    check(cases).await;
+}
+
+#[tokio::test]
+async fn identify_refuses_what_nsqd_cannot_decode() {
+    let mut cases = Vec::new();
     let kelvin = "{\"heartbeat_interval\":1000,\"ho\u{17f}tname\":5}";
     for json in [
         " ",
@@ -458,7 +496,7 @@ async fn identify_reads_json_as_nsqd_does() {
         "{} x",
         r#"{"a":1,}"#,
         r#"{"a" 1}"#,
-        r#"{a:1}"#,
+        r"{a:1}",
         r#"{"a":01}"#,
         r#"{"a":+1}"#,
         r#"{"a":.5}"#,

@@ -49,7 +49,7 @@ impl Door {
             max_body_size: MAX_BODY_SIZE,
             max_delay: MAX_DELAY,
             heartbeat_interval: Duration::from_secs(30),
-            max_heartbeat_interval: Duration::from_secs(60),
+            max_heartbeat_interval: Duration::from_mins(1),
             max_connections: 100,
             handshake_timeout: Duration::from_secs(5),
             connection_in_flight_bytes_max: 1024 * 1024,

@@ -104,13 +104,11 @@ impl MemoryStore {
         if let Some(client_id) = &message.id {
             let id = MessageId::Client(client_id.clone());
             if let Some((_, there)) = kept.messages.iter().find(|(known, _)| *known == id) {
-                return match *there == message {
-                    true => Ok(Receipt {
-                        id,
-                        due,
-                        created: false,
-                    }),
-                    false => Err(Error::new(ErrorKind::Conflict)),
+                return if *there == message {
+                    let created = false;
+                    Ok(Receipt { id, due, created })
+                } else {
+                    Err(Error::new(ErrorKind::Conflict))
                 };
             }
         }
