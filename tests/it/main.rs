@@ -13,6 +13,7 @@ mod crash;
 mod end_to_end;
 mod forward;
 mod interop;
+mod nsqd_tcp;
 mod outage;
 mod proofs;
 mod support;

@@ -14,6 +14,7 @@ pub(crate) mod consumer;
 pub(crate) mod http;
 pub(crate) mod ledger;
 pub(crate) mod load;
+pub(crate) mod memory_store;
 pub(crate) mod nsqd;
 pub(crate) mod producer;
 pub(crate) mod redis;
