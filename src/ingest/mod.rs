@@ -4,8 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+mod api_v1;
 pub mod clients;
+pub mod http;
 pub mod metrics;
+mod nsqd_http;
+mod openapi;
+mod ops_http;
+mod problem;
 
 use crate::message::{Delay, Due, Message};
 use crate::store::{Error, Receipt, ScheduleStore};
