@@ -7,5 +7,6 @@
     reason = "a test fails by panicking and prints its figures"
 )]
 
+mod nsqd_http;
 mod support;
 mod tidy;

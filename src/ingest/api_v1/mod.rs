@@ -255,7 +255,7 @@ async fn whole(reader: &mut BodyReader<'_>, over: Code, limit: usize) -> Result<
 
 /// The parameters of a query, each of which exists and is there once.
 #[derive(Debug)]
-struct Params(Query);
+pub(super) struct Params(Query);
 
 impl Params {
     fn of(uri: &Uri, allowed: &[&str]) -> Result<Self, Problem> {
@@ -288,7 +288,7 @@ impl Params {
     }
 
     /// Of a request that takes none.
-    fn none(uri: &Uri) -> Result<(), Problem> {
+    pub(super) fn none(uri: &Uri) -> Result<(), Problem> {
         Self::of(uri, &[]).map(drop)
     }
 

@@ -12,6 +12,8 @@ pub(crate) mod app;
 pub(crate) mod child;
 pub(crate) mod consumer;
 pub(crate) mod http;
+pub(crate) mod http_door;
+pub(crate) mod memory_store;
 pub(crate) mod nsqd;
 pub(crate) mod producer;
 pub(crate) mod redis;

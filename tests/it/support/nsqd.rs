@@ -151,9 +151,10 @@ impl Nsqlookupd {
 struct Server {
     name: &'static str,
     args: Vec<String>,
-    dir: TempDir,
     ports: (u16, u16),
+    /// Before `dir`: it still reads its log there when it ends.
     child: Running,
+    dir: TempDir,
 }
 
 impl Server {
