@@ -7,6 +7,7 @@
     reason = "a test fails by panicking and prints its figures"
 )]
 
+mod api_v1;
 mod nsqd_http;
 mod support;
 mod tidy;

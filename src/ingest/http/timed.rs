@@ -4,7 +4,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,26 +17,41 @@ const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 
 /// Whether a request is being answered; the server says so, the connection looks at it.
 #[derive(Debug, Clone)]
-pub(super) struct Progress(Arc<AtomicBool>);
+pub(super) struct Progress(Arc<Shown>);
+
+#[derive(Debug)]
+struct Shown {
+    /// Heads that have come whole: an answer can be ready before anything is read again.
+    heads: AtomicU64,
+    answering: AtomicBool,
+}
 
 impl Progress {
     /// Before the first request.
     pub(super) fn new() -> Self {
-        Self(Arc::new(AtomicBool::new(false)))
+        Self(Arc::new(Shown {
+            heads: AtomicU64::new(0),
+            answering: AtomicBool::new(false),
+        }))
     }
 
     /// A whole head has come.
     pub(super) fn head_complete(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.heads.fetch_add(1, Ordering::AcqRel);
+        self.0.answering.store(true, Ordering::Release);
     }
 
     /// The request has its answer.
     pub(super) fn answered(&self) {
-        self.0.store(false, Ordering::Release);
+        self.0.answering.store(false, Ordering::Release);
     }
 
     fn answering(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.answering.load(Ordering::Acquire)
+    }
+
+    fn heads(&self) -> u64 {
+        self.0.heads.load(Ordering::Acquire)
     }
 }
 
@@ -48,6 +63,8 @@ pub(super) struct TimedIo {
     head_timeout: Duration,
     /// Runs from the first byte of a head, or from the accept, until the head is complete.
     head: Option<Pin<Box<Sleep>>>,
+    /// How many heads were complete when `head` was last looked at.
+    heads: u64,
     /// Runs while a write waits.
     write: Option<Pin<Box<Sleep>>>,
     broken: bool,
@@ -61,6 +78,7 @@ impl TimedIo {
             progress,
             head_timeout,
             head: Some(Box::pin(tokio::time::sleep(head_timeout))),
+            heads: 0,
             write: None,
             broken: false,
         }
@@ -108,7 +126,9 @@ impl AsyncRead for TimedIo {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.progress.answering() {
+        let heads = this.progress.heads();
+        if heads != this.heads {
+            this.heads = heads;
             this.head = None;
         }
         let before = buf.filled().len();

@@ -152,7 +152,7 @@ fn redirect(method: &Method, asked: &Uri, path: &str) -> Response {
         if byte.is_ascii() {
             location.push(char::from(byte));
         } else {
-            location.push_str(&format!("%{byte:02X}"));
+            location.push_str(&format!("%{byte:02x}"));
         }
     }
     if let Ok(location) = HeaderValue::from_str(&location) {

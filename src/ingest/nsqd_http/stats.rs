@@ -12,8 +12,8 @@ use crate::message::TopicName;
 
 use super::{error, health, json, parameters, text};
 
-/// nsqd's state of a connected producer that has not subscribed.
-const STATE: i32 = 3;
+/// What nsqd prints of a producer: only a subscription leaves the first state.
+const STATE: i32 = 0;
 
 #[derive(Debug, Serialize)]
 struct Stats<'a> {
