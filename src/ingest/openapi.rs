@@ -1,4 +1,4 @@
-//! The description of `/v1` after OpenAPI 3.1, made from the same table as its routes, so that no
+//! The description of `/v1` after `OpenAPI` 3.1, made from the same table as its routes, so that no
 //! operation can be missing. Requests are described by hand: they are read by hand, too.
 
 use std::collections::BTreeMap;
@@ -166,6 +166,7 @@ impl Entry {
     }
 }
 
+/// Of those that make or change one message, or many.
 fn entry(operation: Operation) -> Entry {
     match operation {
         Operation::Create => {
@@ -178,13 +179,6 @@ fn entry(operation: Operation) -> Entry {
             entry.success = &[StatusCode::CREATED, StatusCode::OK];
             entry
         }
-        Operation::List => Entry::new("listMessages", "List pending messages", "MessagePage")
-            .params(list_params())
-            .codes(&[
-                Code::InvalidTopic,
-                Code::InvalidTime,
-                Code::InvalidPageToken,
-            ]),
         Operation::CreateBatch => Entry::new(
             "createMessages",
             "Schedule many messages, each for itself",
@@ -193,20 +187,6 @@ fn entry(operation: Operation) -> Entry {
         .body("CreateBatch", false)
         .writes()
         .codes(&[Code::EmptyBatch, Code::TooManyItems]),
-        Operation::CancelMany => Entry::new(
-            "cancelMessages",
-            "Cancel by ids, or by a filter",
-            "CancelResult",
-        )
-        .body("CancelMany", false)
-        .writes()
-        .codes(&[Code::EmptyBatch, Code::TooManyItems, Code::EmptyFilter])
-        .codes(&[
-            Code::ConflictingFields,
-            Code::InvalidTopic,
-            Code::InvalidTime,
-        ])
-        .codes(&[Code::InvalidPageToken]),
         Operation::Get => Entry::new("getMessage", "Look at a message", "Message").of_message(),
         Operation::Cancel => Entry::new(
             "cancelMessage",
@@ -227,6 +207,41 @@ fn entry(operation: Operation) -> Entry {
             .of_message()
             .writes()
             .codes(&[Code::InFlight, Code::DeadLetter, Code::MessageCancelled]),
+        Operation::List
+        | Operation::CancelMany
+        | Operation::ListDead
+        | Operation::Requeue
+        | Operation::DropDead
+        | Operation::Topics
+        | Operation::Stats
+        | Operation::OpenApi => entry_of_many(operation),
+    }
+}
+
+/// Of all the others.
+fn entry_of_many(operation: Operation) -> Entry {
+    match operation {
+        Operation::List => Entry::new("listMessages", "List pending messages", "MessagePage")
+            .params(list_params())
+            .codes(&[
+                Code::InvalidTopic,
+                Code::InvalidTime,
+                Code::InvalidPageToken,
+            ]),
+        Operation::CancelMany => Entry::new(
+            "cancelMessages",
+            "Cancel by ids, or by a filter",
+            "CancelResult",
+        )
+        .body("CancelMany", false)
+        .writes()
+        .codes(&[Code::EmptyBatch, Code::TooManyItems, Code::EmptyFilter])
+        .codes(&[
+            Code::ConflictingFields,
+            Code::InvalidTopic,
+            Code::InvalidTime,
+        ])
+        .codes(&[Code::InvalidPageToken]),
         Operation::ListDead => Entry::new("listDeadLetters", "List dead letters", "MessagePage")
             .params(paging_params())
             .codes(&[Code::InvalidPageToken]),
@@ -245,7 +260,7 @@ fn entry(operation: Operation) -> Entry {
         }
         Operation::Topics => Entry::new("listTopics", "Count what is pending by topic", "Topics"),
         Operation::Stats => Entry::new("getStats", "Count what is pending", "Stats"),
-        Operation::OpenApi => Entry::new("getOpenApi", "This description", "OpenApi"),
+        _ => Entry::new("getOpenApi", "This description", "OpenApi"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! nsqd's HTTP API at our door: the same bytes are sent to a real nsqd and to ours, and the answers
 //! must be the same. Then what is ours alone: the id, `defer` on `/mpub`, refusals of the store,
 //! and clients that mean ill.
+#![expect(clippy::too_many_lines, reason = "a table of cases is one thing")]
 
 use std::time::Duration;
 
@@ -213,6 +214,21 @@ async fn pub_answers_as_nsqd() {
         &too_many,
     ];
     cases.extend(queries.iter().map(|path| (*path, post(path, "hi"))));
+    for (name, target) in [
+        ("raw hash", &b"/pub?topic=t#ephemeral"[..]),
+        ("raw hash in the path", b"/pub#x?topic=t"),
+        ("raw angles", b"/pub?topic=t&x=<a>"),
+        ("raw angle in the topic", b"/pub?topic=<"),
+        ("raw byte", b"/pub?topic=t&x=\xff"),
+        ("raw byte in the topic", b"/pub?topic=\xff"),
+        ("raw byte in the path", b"/pub\xff"),
+        ("odd characters", b"/pub?topic=t&x=`\"'{}|\\^~!$*,:@[]"),
+        ("odd characters in the path", b"/pub`\"'{}|\\^~!$*,:@[]"),
+        ("control character", b"/pub?topic=t\x01"),
+    ] {
+        let rest = b" HTTP/1.1\r\nHost: x\r\nX: #<>\r\nContent-Length: 3\r\n\r\n#<>";
+        cases.push((name, [b"POST ", target, rest].concat()));
+    }
     same_answers(cases).await;
 }
 
@@ -337,6 +353,10 @@ async fn routes_answer_as_nsqd() {
     }
     cases.push(("OPTIONS *".to_owned(), bare("OPTIONS", "*")));
     cases.push(("absolute".to_owned(), bare("GET", "http://a.b:1/PING?x")));
+    cases.push((
+        "raw byte".to_owned(),
+        b"GET /PING?\xff HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
+    ));
     cases.push(("bad escape".to_owned(), bare("GET", "/%zz")));
     cases.push((
         "ping with body".to_owned(),

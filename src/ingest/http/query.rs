@@ -81,10 +81,8 @@ fn hex(digit: u8) -> Option<u8> {
 
 /// Reads an integer as Go's `strconv.ParseInt(text, 10, 64)` does. `None`: it is none, or overflows.
 pub(in crate::ingest) fn go_int(text: &[u8]) -> Option<i64> {
-    let digits = match text {
-        [b'+' | b'-', digits @ ..] => digits,
-        digits => digits,
-    };
+    let signed = text.strip_prefix(b"+").or_else(|| text.strip_prefix(b"-"));
+    let digits = signed.unwrap_or(text);
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }

@@ -47,7 +47,7 @@ impl HttpDoor {
             max_body_size: MAX_BODY_SIZE,
             max_delay: MAX_DELAY,
             heartbeat_interval: Duration::from_secs(30),
-            max_heartbeat_interval: Duration::from_secs(60),
+            max_heartbeat_interval: Duration::from_mins(1),
             max_connections: 100,
             handshake_timeout: Duration::from_secs(30),
             connection_in_flight_bytes_max: 1024 * 1024,

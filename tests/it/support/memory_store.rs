@@ -116,14 +116,14 @@ impl MemoryStore {
                 return Err(Error::new(ErrorKind::Cancelled));
             }
             if let Some((_, there, due)) = kept.messages.iter().find(|(known, ..)| *known == id) {
-                return match *there == message {
-                    true => Ok(Receipt {
-                        id,
-                        due: *due,
-                        created: false,
-                    }),
-                    false => Err(Error::new(ErrorKind::Conflict)),
-                };
+                if *there != message {
+                    return Err(Error::new(ErrorKind::Conflict));
+                }
+                return Ok(Receipt {
+                    id,
+                    due: *due,
+                    created: false,
+                });
             }
         }
         kept.minted += 1;
