@@ -8,11 +8,13 @@
     reason = "a test fails by panicking and prints its figures"
 )]
 
+mod api_v1;
 mod cancel_race;
 mod crash;
 mod end_to_end;
 mod forward;
 mod interop;
+mod nsqd_http;
 mod nsqd_tcp;
 mod outage;
 mod proofs;

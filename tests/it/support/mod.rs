@@ -12,6 +12,7 @@ pub(crate) mod app;
 pub(crate) mod child;
 pub(crate) mod consumer;
 pub(crate) mod http;
+pub(crate) mod http_door;
 pub(crate) mod ledger;
 pub(crate) mod load;
 pub(crate) mod memory_store;
