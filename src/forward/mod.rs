@@ -1,6 +1,10 @@
 //! Hands due messages to nsqd and reports facts: accepted, refused, not sent, unknown. The only home
 //! of sockets to nsqd. Decides nothing about a message's fate: that is `dispatch`.
 
+mod settings;
+
+pub use settings::Config;
+
 use std::fmt;
 use std::time::Duration;
 

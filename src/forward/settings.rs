@@ -1,0 +1,32 @@
+//! What forward is told by the configuration; `config/default.toml` comments each key.
+
+use std::time::Duration;
+
+/// Settings of the connections to nsqd.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `host:port` of each nsqd's TCP door. One or several; with several, any of them may get a
+    /// message.
+    pub nsqd_tcp_addresses: Vec<String>,
+    /// Connections to each nsqd. One is enough for most: commands on it are pipelined.
+    pub connections_per_nsqd: usize,
+    /// How long connecting and IDENTIFY may take together.
+    pub dial_timeout: Duration,
+    /// How long nsqd may take to answer a command before its outcome counts as unknown. Well below
+    /// the claim's life, so that there is time left to send again under the same claim.
+    pub forward_timeout: Duration,
+    /// Heartbeat interval that we ask nsqd for: 1 s to 60 s. Silence of twice as long ends a
+    /// connection.
+    pub heartbeat_interval: Duration,
+    /// Most bytes of messages that one nsqd has been given and has not answered.
+    pub unanswered_bytes_max: usize,
+    /// Most messages of one MPUB.
+    pub mpub_messages_max: usize,
+    /// Longest body of an MPUB. Below nsqd's `--max-body-size` (5 MiB by default). A longer message
+    /// goes alone.
+    pub mpub_bytes_max: usize,
+    /// First pause before an nsqd that failed is dialed again.
+    pub backoff_min: Duration,
+    /// Longest such pause: also how late, at most, the return of an nsqd is noticed.
+    pub backoff_max: Duration,
+}
