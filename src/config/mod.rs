@@ -149,6 +149,16 @@ pub fn http_address(sources: &Sources) -> Result<String, BadConfig> {
 }
 
 impl Loaded {
+    /// What differs from the defaults, on one line, for the log.
+    pub fn changed(&self) -> String {
+        let changed = |key: &keys::Key| {
+            let entry = self.layers.get(key.name)?;
+            (entry.origin != Origin::Default).then(|| effective_line(key, entry))
+        };
+        let lines: Vec<String> = keys::all().iter().filter_map(changed).collect();
+        lines.concat().trim_end().replace('\n', "; ")
+    }
+
     /// The effective settings as TOML, with passwords masked; what is not the default says where it
     /// comes from.
     pub fn effective(&self) -> String {

@@ -40,6 +40,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The settings that were asked for.
+    #[cfg(test)]
     pub(super) fn asked(&self) -> &BTreeSet<&'static str> {
         &self.asked
     }
@@ -89,7 +90,11 @@ impl<'a> Reader<'a> {
     }
 
     /// A duration within `range`.
-    pub(super) fn duration(&mut self, name: &'static str, range: RangeInclusive<Duration>) -> Duration {
+    pub(super) fn duration(
+        &mut self,
+        name: &'static str,
+        range: RangeInclusive<Duration>,
+    ) -> Duration {
         let remedy = format!(
             "must be a duration from {} to {}, written as 1h, 250ms or a whole number of ms",
             Written(*range.start()),

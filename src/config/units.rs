@@ -62,6 +62,7 @@ fn scaled(number: &str, unit_ns: u64) -> Option<Duration> {
 }
 
 /// A duration in the same writing, so that what is printed can be read back.
+#[derive(Debug, Clone, Copy)]
 pub struct Written(pub Duration);
 
 impl fmt::Display for Written {
