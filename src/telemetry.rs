@@ -1,6 +1,7 @@
 //! Logs and metrics: the subscriber, the registry, its text. Knows no module's families.
 
 use std::fmt;
+use std::io::IsTerminal as _;
 
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
@@ -65,6 +66,7 @@ pub fn start_log(config: &LogConfig) -> Result<(), LogError> {
         .map_err(|error| LogError(error.into()))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match config.format {
         Format::Text => builder.try_init().map_err(LogError),

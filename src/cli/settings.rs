@@ -87,7 +87,7 @@ pub(super) fn flag(key: &Key) -> Arg {
     let help = format!(
         "{} [default: {}] [env: {}]",
         key.comment,
-        key.default,
+        key.default.replace('"', ""),
         key.variable()
     );
     let arg = Arg::new(key.name)

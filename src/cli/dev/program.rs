@@ -57,7 +57,8 @@ fn find(name: &'static str, first: &[PathBuf]) -> Option<Program> {
         .chain(std::env::split_paths(&path))
         .map(|dir| dir.join(name))
         .find(|path| is_executable(path))
-        .and_then(|path| path.canonicalize().ok())
+        // Not canonical: redis-server may be a link, and looks at the name that it is called by.
+        .and_then(|path| std::path::absolute(path).ok())
         .map(|path| Program { name, path })
 }
 
