@@ -1,8 +1,17 @@
 //! Hands due messages to nsqd and reports facts: accepted, refused, not sent, unknown. The only home
 //! of sockets to nsqd. Decides nothing about a message's fate: that is `dispatch`.
 
+mod batch;
+mod bisect;
+mod connection;
+mod link;
+pub mod metrics;
+mod pool;
+mod room;
 mod settings;
+mod verdict;
 
+pub use pool::NsqdPool;
 pub use settings::Config;
 
 use std::fmt;
@@ -37,6 +46,11 @@ impl Deadline {
     /// Whether the claim may have ended.
     pub fn passed(&self) -> bool {
         (self.clock)() >= self.at
+    }
+
+    /// How long the claim certainly still holds.
+    pub fn left(&self) -> Duration {
+        self.at.saturating_sub((self.clock)())
     }
 }
 

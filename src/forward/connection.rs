@@ -1,0 +1,489 @@
+//! One connection to one nsqd: connect, IDENTIFY, then commands and answers, first in, first out. One
+//! task owns the socket; what is to be published comes over a channel. Does not reconnect and does
+//! not decide what is sent again.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use prometheus_client::metrics::counter::Counter;
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::forward::Deadline;
+use crate::forward::batch::{Batch, Carrier, Limits, Queue};
+use crate::forward::room::Taken;
+use crate::forward::settings::Config;
+use crate::forward::verdict::{Meaning, Refusal, Verdict, meaning};
+use crate::nsq::MAGIC;
+use crate::nsq::command::{encode_identify, encode_mpub, encode_nop, encode_pub};
+use crate::nsq::frame::{BadFrame, Frame, FrameType, OK_BODY};
+
+/// Longest frame that nsqd may send: its answer to IDENTIFY is some hundred bytes.
+const FRAME_LEN_MAX: usize = 64 * 1024;
+/// Room for reading; an OK takes 10 bytes.
+const READ_BYTES: usize = 16 * 1024;
+/// Less room than this is made READ_BYTES again.
+const READ_BYTES_MIN: usize = 4 * 1024;
+/// No command is added to a write that is as long as this. Small, because the deadline is asked when
+/// a command is added.
+const WRITE_BYTES: usize = 64 * 1024;
+/// Most batches that are taken from the channel at once. What it holds is bounded by `Room`.
+const ARRIVED_MAX: usize = 1024;
+/// So many heartbeat intervals without a byte from nsqd, and it is gone.
+const SILENT_HEARTBEATS: u32 = 2;
+
+/// A batch on its way, with the address for its verdict.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    pub(super) batch: Batch,
+    pub(super) deadline: Deadline,
+    /// Gets the batch back too, so that it can be sent again. Dropped without an answer: unknown.
+    pub(super) reply: oneshot::Sender<(Batch, Verdict)>,
+    pub(super) taken: Taken,
+}
+
+impl Parcel {
+    /// Tells the caller. One that is gone does not need to know.
+    pub(super) fn answer(self, verdict: Verdict) {
+        drop(self.taken);
+        drop(self.reply.send((self.batch, verdict)));
+    }
+
+    /// Whether it must not be written any more: the claim may have ended, or nobody would learn what
+    /// became of it.
+    fn stale(&self) -> bool {
+        self.reply.is_closed() || self.deadline.passed()
+    }
+}
+
+impl Carrier for Parcel {
+    fn batch(&self) -> &Batch {
+        &self.batch
+    }
+}
+
+/// Why there is no connection, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// Connecting, reading or writing failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Connecting and IDENTIFY took longer than `dial_timeout`.
+    #[error("no connection within the dial time-out")]
+    DialTimeout,
+    /// nsqd closed it.
+    #[error("closed by nsqd")]
+    Closed,
+    /// Nothing came for two heartbeat intervals.
+    #[error("silent for two heartbeat intervals")]
+    Silent,
+    /// A command was not answered within `forward_timeout`.
+    #[error("no answer within the forward time-out")]
+    NoAnswer,
+    /// What came is not nsqd's protocol.
+    #[error(transparent)]
+    BadFrame(#[from] BadFrame),
+    /// What came is not the answer to anything.
+    #[error("unexpected frame {0:?}")]
+    Unexpected(String),
+    /// nsqd does not take commands from us, for a reason that is not in them.
+    #[error("nsqd answers {0:?}")]
+    Unusable(String),
+    /// nsqd wants AUTH.
+    #[error("nsqd requires AUTH")]
+    AuthRequired,
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub(super) enum Reason {
+    /// Nothing more was to be sent and all was answered.
+    Drained,
+    /// nsqd refused a message and closed, as it does. It is in good health.
+    Refused(String),
+    /// It broke.
+    Lost(Fault),
+}
+
+/// The end of a connection. Whoever chooses connections has to know of it before the callers are
+/// told, else they would choose this one again: hence verdicts that are still to be given.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) reason: Reason,
+    pub(super) verdicts: Vec<(Parcel, Verdict)>,
+}
+
+impl Ended {
+    /// Tells the callers.
+    pub(super) fn tell(self) {
+        for (parcel, verdict) in self.verdicts {
+            parcel.answer(verdict);
+        }
+    }
+}
+
+/// Closes `parcels` and answers what was given to it too late.
+pub(super) async fn turn_away(parcels: &mut UnboundedReceiver<Parcel>) {
+    parcels.close();
+    while let Some(parcel) = parcels.recv().await {
+        parcel.answer(Verdict::NotSent);
+    }
+}
+
+/// A command that nsqd has not answered.
+#[derive(Debug)]
+struct Sent {
+    /// Where in the stream of bytes it begins.
+    start: u64,
+    at: Instant,
+    parcels: Vec<Parcel>,
+}
+
+/// What of nsqd's answer to IDENTIFY matters to us.
+#[derive(Debug, Deserialize)]
+struct Identified {
+    #[serde(default)]
+    auth_required: bool,
+}
+
+/// A connection that has identified itself.
+#[derive(Debug)]
+pub(super) struct Connection {
+    reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
+    input: BytesMut,
+    output: BytesMut,
+    /// Bytes that the kernel has taken since IDENTIFY.
+    written: u64,
+    /// Whether writing still works. When it does not, what nsqd sent before is still read.
+    writable: bool,
+    /// When the last byte came.
+    heard: Instant,
+    queue: Queue<Parcel>,
+    unanswered: VecDeque<Sent>,
+    /// Verdicts that the end will tell.
+    verdicts: Vec<(Parcel, Verdict)>,
+    limits: Limits,
+    forward_timeout: Duration,
+    silence_max: Duration,
+    commands: Counter,
+}
+
+impl Connection {
+    /// Connects and identifies. Cancel safe: a connection that is half made is closed.
+    pub(super) async fn dial(
+        address: &str,
+        config: &Config,
+        commands: Counter,
+    ) -> Result<Self, Fault> {
+        let connection = timeout(
+            config.dial_timeout,
+            Self::identify(address, config, commands),
+        );
+        connection.await.unwrap_or(Err(Fault::DialTimeout))
+    }
+
+    async fn identify(address: &str, config: &Config, commands: Counter) -> Result<Self, Fault> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let (mut reader, mut writer) = stream.into_split();
+        let mut output = BytesMut::with_capacity(WRITE_BYTES);
+        output.extend_from_slice(MAGIC);
+        encode_identify(identity(config.heartbeat_interval).as_bytes(), &mut output);
+        writer.write_all_buf(&mut output).await?;
+        let mut input = BytesMut::with_capacity(READ_BYTES);
+        loop {
+            match Frame::decode(&mut input, FRAME_LEN_MAX)? {
+                Some(frame) if frame.is_heartbeat() => {}
+                Some(frame) => {
+                    check_identified(&frame)?;
+                    break;
+                }
+                None if reader.read_buf(&mut input).await? == 0 => return Err(Fault::Closed),
+                None => {}
+            }
+        }
+        Ok(Self {
+            reader,
+            writer,
+            input,
+            output,
+            written: 0,
+            writable: true,
+            heard: Instant::now(),
+            queue: Queue::new(),
+            unanswered: VecDeque::new(),
+            verdicts: Vec::new(),
+            limits: Limits {
+                messages_max: config.mpub_messages_max,
+                bytes_max: config.mpub_bytes_max,
+            },
+            forward_timeout: config.forward_timeout,
+            silence_max: config.heartbeat_interval * SILENT_HEARTBEATS,
+            commands,
+        })
+    }
+
+    /// Publishes what comes over `parcels` until the connection breaks, or until that channel is
+    /// closed or `stop` is cancelled: then what has come is still published and answered, for which
+    /// `forward_timeout` is the bound. Calls `accepted` at each OK.
+    ///
+    /// Not cancel safe: dropping it drops what is under way, which callers read as unknown.
+    pub(super) async fn run(
+        mut self,
+        parcels: &mut UnboundedReceiver<Parcel>,
+        stop: &CancellationToken,
+        accepted: impl Fn(),
+    ) -> Ended {
+        let mut arrived = Vec::new();
+        let mut open = true;
+        let stopped = stop.cancelled();
+        tokio::pin!(stopped);
+        let timer = sleep_until(self.expiry());
+        tokio::pin!(timer);
+        loop {
+            self.fill();
+            if !open && self.unanswered.is_empty() && self.output.is_empty() {
+                return self.end(Reason::Drained);
+            }
+            // Put back only when it fires, so that an answer costs no timer.
+            let expiry = self.expiry();
+            if expiry < timer.deadline() {
+                timer.as_mut().reset(expiry);
+            }
+            if self.input.capacity() - self.input.len() < READ_BYTES_MIN {
+                self.input.reserve(READ_BYTES);
+            }
+            // Every branch is cancel safe: read_buf, write_buf and recv_many have done nothing when
+            // another branch is taken. Answers first: they make room.
+            let step = tokio::select! {
+                biased;
+                read = self.reader.read_buf(&mut self.input) => self.hear(read, &accepted),
+                wrote = self.writer.write_buf(&mut self.output),
+                    if self.writable && !self.output.is_empty() => {
+                    self.wrote(wrote)
+                }
+                count = parcels.recv_many(&mut arrived, ARRIVED_MAX), if open => {
+                    open = count > 0;
+                    arrived.drain(..).for_each(|parcel| self.queue.push(parcel));
+                    Ok(())
+                }
+                () = &mut stopped, if open && !parcels.is_closed() => {
+                    parcels.close();
+                    Ok(())
+                }
+                () = &mut timer => {
+                    let checked = self.check();
+                    timer.as_mut().reset(self.expiry());
+                    checked
+                }
+            };
+            if let Err(reason) = step {
+                return self.end(reason);
+            }
+        }
+    }
+
+    /// Adds what waits to the output, once all of it has gone: what comes in the meantime shares
+    /// commands. The deadline is asked here, right before the write.
+    fn fill(&mut self) {
+        if !self.output.is_empty() || !self.writable || self.queue.is_empty() {
+            return;
+        }
+        let at = Instant::now();
+        let mut commands = 0;
+        while self.output.len() < WRITE_BYTES && !self.queue.is_empty() {
+            let mut parcels = self.queue.next(self.limits);
+            for stale in parcels.extract_if(.., |parcel| parcel.stale()) {
+                stale.answer(Verdict::NotSent);
+            }
+            let start = self.written + len(self.output.len());
+            if encode(&parcels, &mut self.output) {
+                self.unanswered.push_back(Sent { start, at, parcels });
+                commands += 1;
+            }
+        }
+        self.commands.inc_by(commands);
+    }
+
+    /// Takes note of a write. When it failed, nsqd has closed: the reason may still be on its way
+    /// here, and the end comes from reading, or from the time-out.
+    fn wrote(&mut self, wrote: io::Result<usize>) -> Result<(), Reason> {
+        match wrote {
+            Ok(count) => self.written += len(count),
+            Err(error) if self.unanswered.is_empty() => return Err(Reason::Lost(error.into())),
+            Err(_end) => self.writable = false,
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, read: io::Result<usize>, accepted: &impl Fn()) -> Result<(), Reason> {
+        match read {
+            Ok(0) => return Err(Reason::Lost(Fault::Closed)),
+            Ok(_) => self.heard = Instant::now(),
+            Err(error) => return Err(Reason::Lost(error.into())),
+        }
+        loop {
+            let frame = Frame::decode(&mut self.input, FRAME_LEN_MAX);
+            match frame.map_err(|bad| Reason::Lost(bad.into()))? {
+                None => return Ok(()),
+                Some(frame) if frame.is_heartbeat() => encode_nop(&mut self.output),
+                Some(frame) if frame.kind == FrameType::Error => {
+                    let text = String::from_utf8_lossy(&frame.body).into_owned();
+                    return Err(self.refused(text));
+                }
+                Some(frame) => {
+                    let ok = frame.kind == FrameType::Response && frame.body == OK_BODY;
+                    let sent = if ok {
+                        self.unanswered.pop_front()
+                    } else {
+                        None
+                    };
+                    let sent = sent.ok_or_else(|| Reason::Lost(unexpected(&frame)))?;
+                    accepted();
+                    for parcel in sent.parcels {
+                        parcel.answer(Verdict::Accepted);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives the verdict on the command that an error frame answers, and on those behind it, which
+    /// nsqd does not execute.
+    fn refused(&mut self, text: String) -> Reason {
+        let Some(sent) = self.unanswered.pop_front() else {
+            return Reason::Lost(Fault::Unusable(text));
+        };
+        let meaning = meaning(&text);
+        let verdict = match meaning {
+            Meaning::Message | Meaning::Topic => Verdict::Refused(Refusal {
+                text: text.clone(),
+                whole_topic: meaning == Meaning::Topic,
+                alone: sent.parcels.len() == 1,
+            }),
+            Meaning::Unusable => Verdict::NotSent,
+            Meaning::Doubtful => Verdict::Unknown,
+        };
+        let refused = sent.parcels.into_iter();
+        self.verdicts
+            .extend(refused.map(|parcel| (parcel, verdict.clone())));
+        let behind = self.unanswered.drain(..).flat_map(|sent| sent.parcels);
+        self.verdicts
+            .extend(behind.map(|parcel| (parcel, Verdict::NotSent)));
+        match meaning {
+            Meaning::Message | Meaning::Topic => Reason::Refused(text),
+            Meaning::Unusable | Meaning::Doubtful => Reason::Lost(Fault::Unusable(text)),
+        }
+    }
+
+    /// When there is something to check at the latest.
+    fn expiry(&self) -> Instant {
+        let silent = self.heard + self.silence_max;
+        // Answers come in order: the first command is the one that waits longest.
+        self.unanswered
+            .front()
+            .map_or(silent, |first| silent.min(first.at + self.forward_timeout))
+    }
+
+    fn check(&self) -> Result<(), Reason> {
+        let now = Instant::now();
+        let first = self.unanswered.front();
+        if first.is_some_and(|first| now >= first.at + self.forward_timeout) {
+            return Err(Reason::Lost(Fault::NoAnswer));
+        }
+        if now >= self.heard + self.silence_max {
+            return Err(Reason::Lost(Fault::Silent));
+        }
+        Ok(())
+    }
+
+    /// Closes, and says what became of what was not answered: a command of which any byte was
+    /// written may have arrived, the others have not.
+    ///
+    /// No CLS is sent: nsqd answers it with an error to a connection that does not consume.
+    fn end(mut self, reason: Reason) -> Ended {
+        let mut verdicts = self.verdicts;
+        for sent in self.unanswered {
+            let verdict = if sent.start < self.written {
+                Verdict::Unknown
+            } else {
+                Verdict::NotSent
+            };
+            let parcels = sent.parcels.into_iter();
+            verdicts.extend(parcels.map(|parcel| (parcel, verdict.clone())));
+        }
+        let waiting = self.queue.drain();
+        verdicts.extend(waiting.map(|parcel| (parcel, Verdict::NotSent)));
+        Ended { reason, verdicts }
+    }
+}
+
+/// Appends the PUB or MPUB of `parcels`, which share a topic. `false` if there is nothing to send.
+fn encode(parcels: &[Parcel], output: &mut BytesMut) -> bool {
+    let Some(Parcel { batch, .. }) = parcels.first() else {
+        return false;
+    };
+    match (parcels, batch.bodies.as_slice()) {
+        ([_], [body]) => encode_pub(&batch.topic, body, output),
+        ([_], bodies) => encode_mpub(&batch.topic, bodies, output),
+        _ => {
+            let bodies = parcels.iter().flat_map(|parcel| &parcel.batch.bodies);
+            let bodies: Vec<&[u8]> = bodies.map(AsRef::as_ref).collect();
+            encode_mpub(&batch.topic, &bodies, output);
+        }
+    }
+    true
+}
+
+/// The body of IDENTIFY.
+fn identity(heartbeat_interval: Duration) -> String {
+    let hostname = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    serde_json::json!({
+        "client_id": hostname.split('.').next().unwrap_or_default(),
+        "hostname": hostname,
+        "user_agent": concat!("nsqdelayd/", env!("CARGO_PKG_VERSION")),
+        "feature_negotiation": true,
+        "heartbeat_interval": heartbeat_interval.as_millis(),
+    })
+    .to_string()
+}
+
+fn check_identified(frame: &Frame) -> Result<(), Fault> {
+    match frame.kind {
+        FrameType::Response if frame.body == OK_BODY => Ok(()),
+        FrameType::Response => match serde_json::from_slice(&frame.body) {
+            Ok(Identified {
+                auth_required: true,
+            }) => Err(Fault::AuthRequired),
+            Ok(Identified {
+                auth_required: false,
+            }) => Ok(()),
+            Err(_not_json) => Err(unexpected(frame)),
+        },
+        FrameType::Error => Err(Fault::Unusable(
+            String::from_utf8_lossy(&frame.body).into_owned(),
+        )),
+        FrameType::Message => Err(unexpected(frame)),
+    }
+}
+
+fn unexpected(frame: &Frame) -> Fault {
+    Fault::Unexpected(String::from_utf8_lossy(&frame.body).into_owned())
+}
+
+/// A length in memory as a length of the stream.
+fn len(bytes: usize) -> u64 {
+    u64::try_from(bytes).expect("a usize has at most 64 bits")
+}

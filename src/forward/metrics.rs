@@ -1,0 +1,102 @@
+//! This module's metric families. Labels are closed sets: outcomes, and the configured addresses.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::forward::Error;
+
+/// What became of a message, as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Outcome {
+    /// nsqd answered OK.
+    Accepted,
+    /// It certainly did not reach any nsqd.
+    NotSent,
+    /// Sent, and no answer came.
+    Unknown,
+    /// nsqd refused this very message.
+    Refused,
+}
+
+/// Label of an outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    /// The outcome.
+    pub outcome: Outcome,
+}
+
+/// Label of one configured nsqd.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct NsqdLabel {
+    /// Its address, as configured.
+    pub nsqd: String,
+}
+
+/// What forward counts. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    /// Facts reported, one for each message of each call.
+    pub forwarded: Family<OutcomeLabel, Counter>,
+    /// PUBs and MPUBs written. Accepted messages over commands is how well batching works.
+    pub commands: Counter,
+    /// Connections that are ready, by nsqd. 0 means that the circuit to it is open.
+    pub connections: Family<NsqdLabel, Gauge>,
+    /// Bytes given to an nsqd and not answered, small messages counted as 512 bytes.
+    pub unanswered_bytes: Family<NsqdLabel, Gauge>,
+}
+
+impl Metrics {
+    /// Makes the families known to `registry`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "messages_forwarded",
+            "Messages handed to nsqd, by outcome; a message that is sent again counts again",
+            metrics.forwarded.clone(),
+        );
+        registry.register(
+            "nsqd_commands",
+            "PUB and MPUB commands written to nsqd",
+            metrics.commands.clone(),
+        );
+        registry.register(
+            "nsqd_connections",
+            "Connections to nsqd that are ready, by nsqd",
+            metrics.connections.clone(),
+        );
+        registry.register(
+            "nsqd_unanswered_bytes",
+            "Bytes given to nsqd and not answered, by nsqd",
+            metrics.unanswered_bytes.clone(),
+        );
+        metrics
+    }
+
+    /// Counts the facts of one call, one bump for each outcome that occurs.
+    pub(super) fn count(&self, facts: &[Result<(), Error>]) {
+        let (mut accepted, mut not_sent, mut unknown, mut refused) = (0, 0, 0, 0);
+        for fact in facts {
+            match fact {
+                Ok(()) => accepted += 1,
+                Err(Error::NotSent) => not_sent += 1,
+                Err(Error::Unknown) => unknown += 1,
+                Err(Error::Refused(_)) => refused += 1,
+            }
+        }
+        for (outcome, number) in [
+            (Outcome::Accepted, accepted),
+            (Outcome::NotSent, not_sent),
+            (Outcome::Unknown, unknown),
+            (Outcome::Refused, refused),
+        ] {
+            if number > 0 {
+                self.forwarded
+                    .get_or_create(&OutcomeLabel { outcome })
+                    .inc_by(number);
+            }
+        }
+    }
+}

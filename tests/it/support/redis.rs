@@ -1,0 +1,152 @@
+//! A real redis-server (or Valkey) of the test's own.
+
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::child::{Running, command};
+use super::{free_port, tool, wait};
+
+/// How often another port is tried when somebody else was faster.
+const START_ATTEMPTS: usize = 20;
+
+/// A Redis with its own port and directory, both kept over a restart.
+#[derive(Debug)]
+pub(crate) struct Redis {
+    program: PathBuf,
+    options: Vec<String>,
+    dir: TempDir,
+    /// The port it listens on.
+    pub(crate) port: u16,
+    /// The server.
+    pub(crate) child: Running,
+}
+
+impl Redis {
+    /// Redis as we recommend it: AOF, appendfsync always, noeviction.
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with options changed, as `("appendfsync", "everysec")`.
+    pub(crate) fn start_with(options: &[(&str, &str)]) -> Self {
+        Self::start_program(tool("redis-server"), options)
+    }
+
+    /// The same, but a Valkey server.
+    pub(crate) fn start_valkey() -> Self {
+        Self::start_program(tool("valkey-server"), &[])
+    }
+
+    fn start_program(program: PathBuf, options: &[(&str, &str)]) -> Self {
+        let dir = TempDir::new().unwrap();
+        let options: Vec<String> = options
+            .iter()
+            .flat_map(|(key, value)| [format!("--{key}"), (*value).to_owned()])
+            .collect();
+        for _ in 0..START_ATTEMPTS {
+            let port = free_port();
+            let mut child = Self::spawn(&program, &dir, &options, port);
+            if answers(&mut child, port) {
+                return Self {
+                    program,
+                    options,
+                    dir,
+                    port,
+                    child,
+                };
+            }
+            let log = child.log();
+            assert!(log.contains("in use"), "redis does not start:\n{log}");
+        }
+        panic!("no free port for redis");
+    }
+
+    fn spawn(program: &Path, dir: &TempDir, options: &[String], port: u16) -> Running {
+        let mut redis = command(program);
+        redis
+            .current_dir(dir.path())
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--appendonly", "yes"])
+            .args(["--appendfsync", "always"])
+            .args(["--maxmemory-policy", "noeviction"])
+            .args(["--dir", "."])
+            .args(options);
+        Running::start("redis", &mut redis, &dir.path().join("redis.log"))
+    }
+
+    /// Where to reach it.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// A connection that blocks the calling thread.
+    pub(crate) fn connection(&self) -> redis::Connection {
+        let client = redis::Client::open(self.url()).unwrap();
+        client.get_connection().unwrap()
+    }
+
+    /// Kills it with SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill9();
+    }
+
+    /// Starts it again, on the same port with the same files. Ends it first if it runs.
+    pub(crate) fn restart(&mut self) {
+        self.child.kill9();
+        wait::until("redis to be back on its port", || {
+            self.child = Self::spawn(&self.program, &self.dir, &self.options, self.port);
+            answers(&mut self.child, self.port)
+        });
+    }
+
+    /// Stops its clockwork with SIGSTOP: connections stay, nothing answers.
+    pub(crate) fn pause(&self) {
+        self.child.signal(Signal::STOP);
+    }
+
+    /// Lets it go on after [`Self::pause`].
+    pub(crate) fn cont(&self) {
+        self.child.signal(Signal::CONT);
+    }
+
+    /// One line of `INFO`, as a number.
+    pub(crate) fn info(&self, key: &str) -> f64 {
+        let text: String = redis::cmd("INFO")
+            .arg("everything")
+            .query(&mut self.connection())
+            .unwrap();
+        let prefix = format!("{key}:");
+        let line = text.lines().find_map(|line| line.strip_prefix(&prefix));
+        let value = line.unwrap_or_else(|| panic!("INFO has no {key}"));
+        value.trim().parse().unwrap()
+    }
+}
+
+/// Waits until this very server answers, or has ended.
+fn answers(child: &mut Running, port: u16) -> bool {
+    let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
+    let mut alive = false;
+    wait::until("redis to answer", || {
+        if child.exited().is_some() {
+            return true;
+        }
+        let info = client
+            .get_connection()
+            .and_then(|mut c| redis::cmd("INFO").arg("server").query::<String>(&mut c));
+        // The pid tells it from another test's server on the same port.
+        let own = format!("process_id:{}\r", child.pid());
+        alive = info.is_ok_and(|text| text.contains(&own));
+        alive && loaded(&client)
+    });
+    alive
+}
+
+/// Whether the files have been read: until then INFO answers, but nothing else does.
+fn loaded(client: &redis::Client) -> bool {
+    client
+        .get_connection()
+        .and_then(|mut c| redis::cmd("PING").query::<String>(&mut c))
+        .is_ok()
+}
