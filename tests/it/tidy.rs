@@ -24,6 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "config",
         &[
             "message",
+            "id",
             "shard",
             "store",
             "forward",
@@ -48,7 +49,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("cli", &["message", "config", "telemetry", "app"]),
+    ("cli", &["message", "nsq", "config", "telemetry", "app"]),
 ];
 
 /// What only some modules may name, then the path prefixes of those modules.
@@ -57,8 +58,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("deadpool_redis::", &["store/"]),
     ("axum::", &["ingest/"]),
     ("utoipa::", &["ingest/"]),
-    ("clap::", &["cli/", "config.rs"]),
-    ("TcpStream::connect", &["forward/", "cli/tail.rs"]),
+    ("clap::", &["cli/"]),
+    (
+        "TcpStream::connect",
+        &["forward/", "cli/tail.rs", "cli/dev/child.rs"],
+    ),
 ];
 
 #[test]
