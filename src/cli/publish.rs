@@ -3,10 +3,7 @@
 use std::io::Read as _;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use reqwest::Method;
-use serde_json::{Map, Value};
 
 use crate::cli::Failure;
 use crate::cli::output;
@@ -50,12 +47,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         None => standard_input()?,
     };
     let answer = Remote::new(&args.target)?
-        .send(
-            Method::POST,
-            "/v1/messages",
-            &[],
-            Some(&request(&args, &body)),
-        )?
+        .send(Method::POST, "/v1/messages", &query(&args), Some(body))?
         .success()?;
     if args.target.json {
         return output::line(answer);
@@ -68,29 +60,23 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     ))
 }
 
-fn request(args: &Args, body: &[u8]) -> Value {
-    let mut request = Map::new();
-    let mut put = |name: &str, value: Value| drop(request.insert(name.to_owned(), value));
-    put("topic", args.topic.clone().into());
-    match str::from_utf8(body) {
-        Ok(text) => put("body", text.into()),
-        Err(_not_text) => put("body_base64", STANDARD.encode(body).into()),
-    }
-    if let Some(delay) = args.delay {
-        let ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        put("delay_ms", ms.into());
-    }
-    if let Some(at) = &args.at {
-        put(
-            "deliver_at",
-            at.parse::<u64>()
-                .map_or_else(|_| at.clone().into(), Value::from),
-        );
-    }
-    if let Some(id) = &args.id {
-        put("id", id.clone().into());
-    }
-    Value::Object(request)
+/// Everything but the body, which goes as it is: no encoding can change or lengthen it.
+fn query(args: &Args) -> Vec<(&'static str, String)> {
+    let optional = [
+        (
+            "delay_ms",
+            args.delay.map(|delay| delay.as_millis().to_string()),
+        ),
+        ("deliver_at", args.at.clone()),
+        ("id", args.id.clone()),
+    ];
+    let mut query = vec![("topic", args.topic.clone())];
+    query.extend(
+        optional
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    query
 }
 
 fn standard_input() -> Result<Vec<u8>, Failure> {

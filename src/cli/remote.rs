@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
@@ -66,18 +67,20 @@ impl Remote {
         })
     }
 
-    /// Sends one request; `path` has its segments escaped. Any status is an answer.
+    /// Sends one request; `path` has its segments escaped, `body` is a message's. Any status is an answer.
     pub(super) fn send(
         &self,
         method: Method,
         path: &str,
         query: &[(&str, String)],
-        body: Option<&Value>,
+        body: Option<Vec<u8>>,
     ) -> Result<Answer, Failure> {
         let url = format!("http://{}{path}", self.address);
         let mut request = self.client.request(method, url).query(query);
         if let Some(body) = body {
-            request = request.json(body);
+            request = request
+                .header(CONTENT_TYPE, "application/octet-stream")
+                .body(body);
         }
         self.runtime.block_on(async {
             let response = request

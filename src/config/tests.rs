@@ -270,3 +270,10 @@ fn passwords_appear_neither_in_the_effective_settings_nor_in_faults() {
     let error = load(&sources(&[("redis", "rediss:/x://user:hunter2@h")], &[])).unwrap_err();
     assert!(!error.to_string().contains("hunter2"), "{error}");
 }
+
+#[test]
+fn the_example_is_sound() {
+    let (_file, sources) = with_file(include_str!("../../config/example-cluster.toml"));
+    let config = load(&sources).unwrap().config;
+    assert_eq!(config.forward.nsqd_tcp_addresses.len(), 2);
+}
