@@ -25,6 +25,22 @@ pub struct ClientStats {
     pub pub_counts: BTreeMap<TopicName, u64>,
 }
 
+impl ClientStats {
+    /// Most topics that are counted for one client: a client that publishes to ever new topics must
+    /// not fill our memory.
+    const PUB_COUNTS_MAX: usize = 1000;
+
+    /// Counts what the client has published.
+    pub fn add_published(&mut self, topic: &TopicName, messages: u64) {
+        self.message_count += messages;
+        if let Some(count) = self.pub_counts.get_mut(topic) {
+            *count += messages;
+        } else if self.pub_counts.len() < Self::PUB_COUNTS_MAX {
+            self.pub_counts.insert(topic.clone(), messages);
+        }
+    }
+}
+
 /// The connected producers. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Clients(Arc<Mutex<HashMap<u64, ClientStats>>>);

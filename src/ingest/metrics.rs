@@ -83,6 +83,8 @@ pub struct Metrics {
     pub cancelled: Family<CancelLabel, Counter>,
     /// Connections open now.
     pub connections: Family<DoorLabel, Gauge>,
+    /// Connections closed at once, there being `max_connections` already.
+    pub connections_refused: Family<DoorLabel, Counter>,
 }
 
 impl Metrics {
@@ -108,6 +110,11 @@ impl Metrics {
             "connections",
             "Client connections open now",
             metrics.connections.clone(),
+        );
+        registry.register(
+            "connections_refused",
+            "Client connections closed at once for being over max_connections",
+            metrics.connections_refused.clone(),
         );
         metrics
     }

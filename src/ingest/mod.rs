@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub mod clients;
+pub mod listener;
 pub mod metrics;
+pub mod reply;
+mod session;
 
 use crate::message::{Delay, Due, Message};
 use crate::store::{Error, Receipt, ScheduleStore};

@@ -328,7 +328,7 @@ impl Single {
         match usize::try_from(size) {
             Ok(len) if len > max => {
                 let text = format!("{name} {too_big} too big {size} > {max}");
-                Err(Refusal::new(code, text))
+                Err(Refusal::too_big(code, text))
             }
             Ok(len) if len > 0 => Ok(len),
             _ => Err(Refusal::new(
@@ -471,7 +471,7 @@ impl Many {
     fn check_body(&self, size: i32, limits: &Limits) -> Result<(), Refusal> {
         let (name, max) = (self.name(), limits.max_body_size);
         match usize::try_from(size) {
-            Ok(len) if len > max => Err(Refusal::new(
+            Ok(len) if len > max => Err(Refusal::too_big(
                 ErrorCode::BadBody,
                 format!("{name} body too big {size} > {max}"),
             )),
@@ -505,7 +505,7 @@ impl Many {
         let (name, max) = (self.name(), limits.max_msg_size);
         let len = match usize::try_from(size) {
             Ok(len) if len > max => {
-                return Err(Refusal::new(
+                return Err(Refusal::too_big(
                     ErrorCode::BadMessage,
                     format!("{name} message too big {size} > {max}"),
                 ));
@@ -522,7 +522,7 @@ impl Many {
         // end. We let the declaration be wrong, but not the body be longer than bodies may be.
         let total = MPUB_OVERHEAD + seen + MPUB_OVERHEAD_PER_MESSAGE + len;
         if total > limits.max_body_size {
-            return Err(Refusal::new(
+            return Err(Refusal::too_big(
                 ErrorCode::BadBody,
                 format!("{name} body too big {total} > {}", limits.max_body_size),
             ));

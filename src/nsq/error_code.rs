@@ -71,6 +71,8 @@ pub struct Refusal {
     pub code: ErrorCode,
     /// What follows it. Bytes: nsqd repeats what the client sent, whatever it is.
     pub text: Vec<u8>,
+    /// Whether it is for being over a limit on sizes. For the metrics.
+    pub too_big: bool,
 }
 
 impl Refusal {
@@ -79,6 +81,15 @@ impl Refusal {
         Self {
             code,
             text: text.into(),
+            too_big: false,
+        }
+    }
+
+    /// The refusal of something over a limit on sizes.
+    pub fn too_big(code: ErrorCode, text: impl Into<Vec<u8>>) -> Self {
+        Self {
+            too_big: true,
+            ..Self::new(code, text)
         }
     }
 

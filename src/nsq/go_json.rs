@@ -6,7 +6,7 @@
 
 /// The value of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Value<'a> {
+pub(super) enum Value<'a> {
     /// `null`.
     Null,
     /// `true` or `false`.
@@ -22,14 +22,14 @@ pub enum Value<'a> {
 /// Not JSON, or not of the expected type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a JSON object with fields of the expected types")]
-pub struct BadJson;
+pub(super) struct BadJson;
 
 /// Go's own limit on nesting.
 const DEPTH_MAX: usize = 10_000;
 
 /// Reads an object and gives each key, as it is meant (unescaped), and value to `field`. A bare
 /// `null` is an object without keys.
-pub fn read_object(
+pub(super) fn read_object(
     json: &[u8],
     mut field: impl FnMut(&str, Value<'_>) -> Result<(), BadJson>,
 ) -> Result<(), BadJson> {
@@ -61,7 +61,7 @@ pub fn read_object(
 }
 
 /// Whether Go takes `key` for the field `name`, which is in lower-case ASCII.
-pub fn key_is(key: &str, name: &str) -> bool {
+pub(super) fn key_is(key: &str, name: &str) -> bool {
     let folded = key.chars().map(|char| match char {
         // The two characters beyond ASCII that Unicode folds to ASCII letters.
         '\u{17f}' => 's',
@@ -72,7 +72,7 @@ pub fn key_is(key: &str, name: &str) -> bool {
 }
 
 /// The text that an escaped string means.
-pub fn unescape(raw: &[u8]) -> String {
+pub(super) fn unescape(raw: &[u8]) -> String {
     let mut text = String::with_capacity(raw.len());
     let mut pieces = raw;
     while let Some(at) = pieces.iter().position(|byte| *byte == b'\\') {

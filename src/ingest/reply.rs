@@ -1,0 +1,108 @@
+//! The one table of the store's errors as clients see them: nsqd's TCP codes, and HTTP statuses with
+//! nsqd's way of naming. Never shows a source: that is for the log.
+
+use crate::ingest::metrics::Reason;
+use crate::nsq::error_code::{ErrorCode, Refusal};
+use crate::store::ErrorKind;
+
+/// What was asked of the store over TCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// PUB.
+    Pub,
+    /// MPUB.
+    Mpub,
+    /// DPUB.
+    Dpub,
+    /// MDPUB.
+    Mdpub,
+    /// CANCEL.
+    Cancel,
+}
+
+impl Asked {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pub => "PUB",
+            Self::Mpub => "MPUB",
+            Self::Dpub => "DPUB",
+            Self::Mdpub => "MDPUB",
+            Self::Cancel => "CANCEL",
+        }
+    }
+
+    /// nsqd's code for "could not store". MDPUB is a batch of DPUBs.
+    fn failed(self) -> ErrorCode {
+        match self {
+            Self::Pub => ErrorCode::PubFailed,
+            Self::Mpub => ErrorCode::MpubFailed,
+            Self::Dpub | Self::Mdpub => ErrorCode::DpubFailed,
+            Self::Cancel => ErrorCode::CancelFailed,
+        }
+    }
+}
+
+/// The error frame for what the store answered. A conflict, which only a DPUB with the producer's own
+/// id can meet, is `E_CONFLICT`: fatal, as all errors of publishing are, and not `E_DPUB_FAILED`,
+/// because trying again is of no use.
+pub fn refusal(asked: Asked, kind: ErrorKind) -> Refusal {
+    let (code, why) = match kind {
+        ErrorKind::Unavailable => (
+            asked.failed(),
+            "redis is not reachable, nothing was stored, try again",
+        ),
+        ErrorKind::Unknown => (
+            asked.failed(),
+            "outcome unknown: redis did not answer, it may or may not have taken effect",
+        ),
+        ErrorKind::Refused => (asked.failed(), "redis refused the write"),
+        ErrorKind::Conflict => (
+            ErrorCode::Conflict,
+            "the id is taken by a message with other content",
+        ),
+        ErrorKind::Cancelled => (
+            ErrorCode::Conflict,
+            "a message with this id was cancelled within the dedupe window",
+        ),
+        ErrorKind::BadPageToken | ErrorKind::SessionLost | ErrorKind::Corrupt => {
+            (asked.failed(), "internal error, see the log")
+        }
+    };
+    Refusal::new(code, format!("{} failed {why}", asked.name()))
+}
+
+/// Why the messages were refused, for the metrics.
+pub fn reason(kind: ErrorKind) -> Reason {
+    match kind {
+        ErrorKind::Conflict | ErrorKind::Cancelled => Reason::Conflict,
+        ErrorKind::Unknown => Reason::Unknown,
+        ErrorKind::Unavailable
+        | ErrorKind::Refused
+        | ErrorKind::BadPageToken
+        | ErrorKind::SessionLost
+        | ErrorKind::Corrupt => Reason::Store,
+    }
+}
+
+/// An error of the HTTP doors: the status, and the `message` of nsqd's JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpError {
+    /// The status code.
+    pub status: u16,
+    /// In capitals, as nsqd's are.
+    pub message: &'static str,
+}
+
+/// The HTTP answer to what the store answered.
+pub fn http(kind: ErrorKind) -> HttpError {
+    let (status, message) = match kind {
+        ErrorKind::Unavailable => (503, "STORE_UNAVAILABLE"),
+        ErrorKind::Unknown => (503, "OUTCOME_UNKNOWN"),
+        ErrorKind::Refused => (503, "STORE_REFUSED"),
+        ErrorKind::Conflict => (409, "ID_CONFLICT"),
+        ErrorKind::Cancelled => (409, "ID_CANCELLED"),
+        ErrorKind::BadPageToken => (400, "INVALID_PAGE_TOKEN"),
+        ErrorKind::SessionLost | ErrorKind::Corrupt => (500, "INTERNAL_ERROR"),
+    };
+    HttpError { status, message }
+}
