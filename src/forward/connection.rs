@@ -28,9 +28,9 @@ use crate::nsq::frame::{BadFrame, Frame, FrameType, OK_BODY};
 
 /// Longest frame that nsqd may send: its answer to IDENTIFY is some hundred bytes.
 const FRAME_LEN_MAX: usize = 64 * 1024;
-/// Room for reading; an OK takes 10 bytes.
+/// Room for reading, in bytes; an OK takes 10.
 const READ_BYTES: usize = 16 * 1024;
-/// Less room than this is made READ_BYTES again.
+/// Less room than this is made [`READ_BYTES`] again.
 const READ_BYTES_MIN: usize = 4 * 1024;
 /// No command is added to a write that is as long as this. Small, because the deadline is asked when
 /// a command is added.
@@ -245,8 +245,8 @@ impl Connection {
     ) -> Ended {
         let mut arrived = Vec::new();
         let mut open = true;
-        let stopped = stop.cancelled();
-        tokio::pin!(stopped);
+        let cancelled = stop.cancelled();
+        tokio::pin!(cancelled);
         let timer = sleep_until(self.expiry());
         tokio::pin!(timer);
         loop {
@@ -255,28 +255,26 @@ impl Connection {
                 return self.end(Reason::Drained);
             }
             // Put back only when it fires, so that an answer costs no timer.
-            let expiry = self.expiry();
-            if expiry < timer.deadline() {
-                timer.as_mut().reset(expiry);
+            let check_at = self.expiry();
+            if check_at < timer.deadline() {
+                timer.as_mut().reset(check_at);
             }
             if self.input.capacity() - self.input.len() < READ_BYTES_MIN {
                 self.input.reserve(READ_BYTES);
             }
             // Every branch is cancel safe: read_buf, write_buf and recv_many have done nothing when
             // another branch is taken. Answers first: they make room.
-            let step = tokio::select! {
+            let outcome = tokio::select! {
                 biased;
                 read = self.reader.read_buf(&mut self.input) => self.hear(read, &accepted),
-                wrote = self.writer.write_buf(&mut self.output),
-                    if self.writable && !self.output.is_empty() => {
-                    self.wrote(wrote)
-                }
+                written = self.writer.write_buf(&mut self.output),
+                    if self.writable && !self.output.is_empty() => self.wrote(written),
                 count = parcels.recv_many(&mut arrived, ARRIVED_MAX), if open => {
                     open = count > 0;
                     arrived.drain(..).for_each(|parcel| self.queue.push(parcel));
                     Ok(())
                 }
-                () = &mut stopped, if open && !parcels.is_closed() => {
+                () = &mut cancelled, if open && !parcels.is_closed() => {
                     parcels.close();
                     Ok(())
                 }
@@ -286,7 +284,7 @@ impl Connection {
                     checked
                 }
             };
-            if let Err(reason) = step {
+            if let Err(reason) = outcome {
                 return self.end(reason);
             }
         }

@@ -210,11 +210,15 @@ impl NsqdPool {
         for fate in fates {
             match fate {
                 Fate::Same(indexes, fact) => {
-                    indexes
-                        .into_iter()
-                        .for_each(|index| put(index, fact.clone()));
+                    for index in indexes {
+                        put(index, fact.clone());
+                    }
                 }
-                Fate::Each(each) => each.into_iter().for_each(|(index, fact)| put(index, fact)),
+                Fate::Each(each) => {
+                    for (index, fact) in each {
+                        put(index, fact);
+                    }
+                }
             }
         }
         self.metrics.count(&facts);

@@ -1,129 +1,16 @@
-//! Forward against real nsqds, and against a scripted one for what a real one does not do on demand.
-//! Each test looks at the facts that were reported and at what the nsqd got.
+//! Against a scripted nsqd: the test reads what comes and says what is answered, so that each kind
+//! of answer, and its absence, comes exactly when it is wanted.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::{join, join_all};
-use nsqdelayd::forward::metrics::{Metrics, NsqdLabel, Outcome, OutcomeLabel};
-use nsqdelayd::forward::{Config, Deadline, DueMessage, Error, Forward, NsqdPool};
-use nsqdelayd::message::TopicName;
-use rustix::time::{ClockId, clock_gettime};
+use nsqdelayd::forward::metrics::Outcome;
+use nsqdelayd::forward::{Config, Deadline, Error, Forward};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use super::support::consumer::Consumer;
-use super::support::nsqd::Nsqd;
-use super::support::wait;
-
-/// A pool and what it was started with. Stops when dropped.
-struct Pool {
-    pool: Arc<NsqdPool>,
-    metrics: Metrics,
-    tracker: TaskTracker,
-    stop: CancellationToken,
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-fn config(addresses: &[&str]) -> Config {
-    Config {
-        nsqd_tcp_addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
-        connections_per_nsqd: 1,
-        dial_timeout: Duration::from_secs(5),
-        forward_timeout: Duration::from_secs(20),
-        heartbeat_interval: Duration::from_secs(30),
-        unanswered_bytes_max: 4 << 20,
-        mpub_messages_max: 200,
-        mpub_bytes_max: 1 << 20,
-        backoff_min: Duration::from_millis(5),
-        backoff_max: Duration::from_millis(100),
-    }
-}
-
-/// Starts a pool and waits until every connection is made.
-async fn start(config: Config) -> Pool {
-    let pool = start_later(config.clone());
-    for address in &config.nsqd_tcp_addresses {
-        pool.connected(address, config.connections_per_nsqd).await;
-    }
-    pool
-}
-
-fn start_later(config: Config) -> Pool {
-    let (metrics, tracker) = (Metrics::default(), TaskTracker::new());
-    let stop = CancellationToken::new();
-    let pool = NsqdPool::start(config, metrics.clone(), &tracker, stop.clone());
-    tracker.close();
-    Pool {
-        pool,
-        metrics,
-        tracker,
-        stop,
-    }
-}
-
-impl Pool {
-    async fn publish(&self, messages: Vec<DueMessage>) -> Vec<Result<(), Error>> {
-        self.pool.publish(messages, far()).await
-    }
-
-    fn connections(&self, address: &str) -> i64 {
-        let nsqd = address.to_owned();
-        let label = NsqdLabel { nsqd };
-        self.metrics.connections.get_or_create(&label).get()
-    }
-
-    async fn connected(&self, address: &str, count: usize) {
-        let what = format!("{count} connections to {address}");
-        wait::until_async(&what, || async {
-            self.connections(address) == i64::try_from(count).unwrap()
-        })
-        .await;
-    }
-
-    fn counted(&self, outcome: Outcome) -> u64 {
-        let label = OutcomeLabel { outcome };
-        self.metrics.forwarded.get_or_create(&label).get()
-    }
-}
-
-fn clock() -> Duration {
-    let now = clock_gettime(ClockId::Boottime);
-    Duration::new(
-        now.tv_sec.try_into().unwrap(),
-        now.tv_nsec.try_into().unwrap(),
-    )
-}
-
-/// A deadline that no test reaches.
-fn far() -> Deadline {
-    Deadline {
-        at: clock() + Duration::from_hours(1),
-        clock,
-    }
-}
-
-fn due(topic: &str, body: impl Into<Bytes>) -> DueMessage {
-    DueMessage {
-        topic: TopicName::parse(topic.as_bytes()).unwrap(),
-        body: body.into(),
-    }
-}
-
-fn numbered(topic: &str, count: usize) -> Vec<DueMessage> {
-    (0..count)
-        .map(|n| due(topic, format!("{topic} {n}")))
-        .collect()
-}
+use super::{Pool, clock, config, due, numbered, start, start_later};
 
 /// A scripted nsqd: the test reads what comes and says what is answered.
 struct Fake {
@@ -225,181 +112,6 @@ async fn start_on(fake: &Fake, config: Config) -> (Pool, Peer) {
     let (pool, peer) = join(start(config), fake.accept()).await;
     (pool, peer)
 }
-
-// === a real nsqd ===
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_message_arrives_once_at_its_topic_byte_for_byte() {
-    let nsqd = Nsqd::start();
-    let consumers = ["a", "b"].map(|topic| Consumer::start(&nsqd.tcp, topic));
-    let pool = start(config(&[&nsqd.tcp])).await;
-    let mut messages = numbered("a", 1000);
-    messages.push(due("a", (0..=255).collect::<Vec<u8>>()));
-    messages.push(due("b", vec![0; 900_000]));
-    messages.push(due("a", vec![1; 1_000_000]));
-    messages.extend(numbered("b", 10));
-    let facts = pool.publish(messages.clone()).await;
-    assert!(facts.iter().all(|fact| *fact == Ok(())), "{facts:?}");
-    for (topic, consumer) in ["a", "b"].iter().zip(&consumers) {
-        let sent = messages.iter().filter(|m| m.topic.as_str() == *topic);
-        let sent: Vec<_> = sent.map(|m| m.body.to_vec()).collect();
-        consumer.wait_distinct(sent.len());
-        assert_eq!(consumer.count(), sent.len());
-        assert!(sent.iter().all(|body| consumer.copies_of(body) == 1));
-    }
-    assert_eq!(pool.counted(Outcome::Accepted), 1013);
-    assert!(pool.metrics.commands.get() < 20);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_side_by_side_all_get_their_own_facts() {
-    let nsqd = Nsqd::start();
-    let pool = start(config(&[&nsqd.tcp])).await;
-    let calls = (0..300).map(|n| pool.publish(numbered(&format!("t{}", n % 3), 1 + n % 5)));
-    let facts: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
-    assert_eq!(facts, vec![Ok(()); 900]);
-    let taken: u64 = ["t0", "t1", "t2"]
-        .map(|topic| nsqd.message_count(topic))
-        .iter()
-        .sum();
-    assert_eq!(taken, 900);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_nsqd_means_not_available_until_one_is_back() {
-    let mut nsqd = Nsqd::start();
-    nsqd.kill9();
-    let pool = start_later(config(&[&nsqd.tcp]));
-    assert!(!pool.pool.available());
-    assert_eq!(
-        pool.publish(numbered("t", 2)).await,
-        vec![Err(Error::NotSent); 2]
-    );
-    nsqd.restart();
-    pool.pool.wait_available().await;
-    assert!(pool.pool.available());
-    assert_eq!(pool.publish(numbered("t", 2)).await, vec![Ok(()); 2]);
-    assert_eq!(nsqd.message_count("t"), 2);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_other_nsqd_takes_over_and_the_lost_one_comes_back_by_itself() {
-    let (mut one, two) = (Nsqd::start(), Nsqd::start());
-    let pool = start(config(&[&one.tcp, &two.tcp])).await;
-    let load = async {
-        let mut facts = Vec::new();
-        for n in 0..400 {
-            if n == 200 {
-                one.kill9();
-            }
-            let calls = (0..4).map(|_| pool.publish(numbered("t", 5)));
-            facts.extend(join_all(calls).await.into_iter().flatten());
-        }
-        facts
-    };
-    let facts = load.await;
-    let accepted = facts.iter().filter(|fact| fact.is_ok()).count();
-    // What was under way to the nsqd that was killed, and nothing else.
-    let unknown = facts
-        .iter()
-        .filter(|fact| **fact == Err(Error::Unknown))
-        .count();
-    assert_eq!(accepted + unknown, 8000);
-    assert!(unknown <= 20, "{unknown}");
-    pool.connected(&one.tcp, 0).await;
-    assert!(pool.pool.available());
-    let before = two.message_count("t");
-    assert_eq!(pool.publish(numbered("t", 50)).await, vec![Ok(()); 50]);
-    assert_eq!(two.message_count("t"), before + 50);
-
-    one.restart();
-    pool.connected(&one.tcp, 1).await;
-    for _ in 0..2 {
-        assert_eq!(pool.publish(numbered("u", 5)).await, vec![Ok(()); 5]);
-    }
-    assert_eq!((one.message_count("u"), two.message_count("u")), (5, 5));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_the_message_at_fault_is_refused() {
-    let nsqd = Nsqd::start_with(&["--max-msg-size=1024"]);
-    let pool = start(config(&[&nsqd.tcp])).await;
-    for at_fault in [0, 6, 9] {
-        let topic = format!("t{at_fault}");
-        let mut messages = numbered(&topic, 10);
-        messages[at_fault].body = Bytes::from(vec![b'x'; 1025]);
-        let facts = pool.publish(messages).await;
-        for (index, fact) in facts.into_iter().enumerate() {
-            if index == at_fault {
-                let text = "E_BAD_MESSAGE PUB message too big 1025 > 1024".to_owned();
-                assert_eq!(fact, Err(Error::Refused(text)));
-            } else {
-                assert_eq!(fact, Ok(()), "message {index}");
-            }
-        }
-        assert_eq!(nsqd.message_count(&topic), 9);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refused_message_does_not_touch_other_calls() {
-    let nsqd = Nsqd::start_with(&["--max-msg-size=1024", "--max-body-size=8192"]);
-    let pool = start(config(&[&nsqd.tcp])).await;
-    let calls = (0..200).map(|n| {
-        let body = vec![b'x'; if n % 50 == 7 { 1025 } else { 100 }];
-        pool.publish(vec![due(&format!("t{}", n % 2), body)])
-    });
-    let facts: Vec<_> = join_all(calls).await.into_iter().flatten().collect();
-    for (index, fact) in facts.iter().enumerate() {
-        let refused = matches!(fact, Err(Error::Refused(text)) if text.contains("too big"));
-        assert_eq!(refused, index % 50 == 7, "{index}: {fact:?}");
-        assert!(refused || fact.is_ok(), "{index}: {fact:?}");
-    }
-    assert_eq!(nsqd.message_count("t0") + nsqd.message_count("t1"), 196);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_one_nsqd_finds_too_big_another_may_take() {
-    let (small, large) = (Nsqd::start_with(&["--max-msg-size=1024"]), Nsqd::start());
-    let pool = start(config(&[&small.tcp, &large.tcp])).await;
-    for _ in 0..4 {
-        let mut messages = numbered("t", 10);
-        messages[3].body = Bytes::from(vec![b'x'; 2000]);
-        assert_eq!(pool.publish(messages).await, vec![Ok(()); 10]);
-    }
-    assert_eq!(small.message_count("t") + large.message_count("t"), 40);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_paused_nsqd_leaves_outcomes_unknown_and_is_avoided() {
-    let (one, two) = (Nsqd::start(), Nsqd::start());
-    let pool = start(Config {
-        forward_timeout: Duration::from_millis(200),
-        dial_timeout: Duration::from_millis(200),
-        ..config(&[&one.tcp, &two.tcp])
-    })
-    .await;
-    one.pause();
-    let facts: Vec<_> = join_all((0..10).map(|_| pool.publish(numbered("t", 1))))
-        .await
-        .concat();
-    let unknown = facts
-        .iter()
-        .filter(|fact| **fact == Err(Error::Unknown))
-        .count();
-    let accepted = facts.iter().filter(|fact| fact.is_ok()).count();
-    assert!(
-        unknown > 0 && accepted > 0 && unknown + accepted == 10,
-        "{facts:?}"
-    );
-    pool.connected(&one.tcp, 0).await;
-    assert_eq!(pool.publish(numbered("u", 10)).await, vec![Ok(()); 10]);
-    assert_eq!(two.message_count("u"), 10);
-    one.cont();
-    pool.connected(&one.tcp, 1).await;
-}
-
-// === a scripted nsqd ===
 
 #[tokio::test]
 async fn what_is_ready_together_shares_a_command() {
@@ -546,7 +258,7 @@ async fn nothing_is_written_after_the_deadline() {
         at: Duration::ZERO,
         clock,
     };
-    let facts = pool.pool.publish(numbered("late", 2), passed).await;
+    let facts = pool.forward.publish(numbered("late", 2), passed).await;
     assert_eq!(facts, vec![Err(Error::NotSent); 2]);
     pool.stop.cancel();
     assert_eq!(peer.command().await, None);
@@ -571,7 +283,7 @@ async fn the_deadline_is_asked_right_before_the_write() {
         clock: || Duration::from_secs(NOW.load(Ordering::SeqCst)),
     };
     let large = pool.publish(vec![due("large", vec![0; 64 << 20])]);
-    let late = pool.pool.publish(numbered("late", 1), deadline);
+    let late = pool.forward.publish(numbered("late", 1), deadline);
     let ((first, second), ()) = join(join(large, late), async {
         // Both have been given to the connection when the first bytes are here.
         assert_eq!(peer.line().await.unwrap(), "PUB large");
@@ -629,7 +341,7 @@ async fn stopping_waits_for_what_is_unanswered_and_then_closes() {
     .await;
     assert_eq!(facts, [Ok(())]);
     pool.tracker.wait().await;
-    assert!(!pool.pool.available());
+    assert!(!pool.forward.available());
     assert_eq!(pool.publish(numbered("t", 1)).await, [Err(Error::NotSent)]);
 }
 
@@ -639,7 +351,7 @@ async fn an_nsqd_that_wants_auth_is_not_available() {
     let pool = start_later(config(&[&fake.address]));
     let mut peer = fake.accept_with(r#"{"auth_required":true}"#).await;
     assert_eq!(peer.command().await, None);
-    assert!(!pool.pool.available());
+    assert!(!pool.forward.available());
 }
 
 #[tokio::test]
