@@ -4,9 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+mod api_v1;
 pub mod clients;
+pub mod http;
 pub mod listener;
 pub mod metrics;
+mod nsqd_http;
+mod openapi;
+mod ops_http;
+mod problem;
 pub mod reply;
 mod session;
 

@@ -1,0 +1,216 @@
+//! One message: create, get, cancel, move, deliver now.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Json, Response};
+
+use crate::id::MessageId;
+use crate::ingest::http::Shared;
+use crate::ingest::metrics::{CancelLabel, CancelResult, Door, DoorLabel};
+use crate::ingest::problem::{Code, Problem};
+use crate::message::{Delay, Due, Message, UnixMs};
+use crate::store::{Cancel, Receipt, Reschedule};
+
+use super::json::Fields;
+use super::moment::text_of;
+use super::view::{Accepted, Message as MessageView, Moved, Outcome, OutcomeName, StateName};
+use super::{
+    Params, count_refused, draft, is_json, json_body, limits, not_found, path_id, plain_encoding,
+    reader, serving, whole,
+};
+
+/// `POST /v1/messages`
+pub(super) async fn create(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let created = async {
+        let message = if is_json(request.headers()) {
+            of_json(&shared, request).await?
+        } else {
+            of_raw(&shared, request).await?
+        };
+        store(&shared, message).await
+    };
+    let (status, accepted) = created
+        .await
+        .inspect_err(|problem| count_refused(&shared, problem))?;
+    let location = format!("/v1/messages/{}", path_text(&accepted.id));
+    let mut response = (status, Json(accepted)).into_response();
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+async fn of_json(shared: &Shared, request: Request) -> Result<Message, Problem> {
+    let node = json_body(shared, request).await?;
+    let size_max = shared.state.intake.config.max_msg_size;
+    draft::of_json(node, "", limits(shared), size_max)
+}
+
+async fn of_raw(shared: &Shared, request: Request) -> Result<Message, Problem> {
+    plain_encoding(request.headers())?;
+    let params = draft::raw_params(request.uri())?;
+    let draft = draft::of_query(&params, limits(shared))?;
+    let config = &shared.state.intake.config;
+    let mut reader = reader(shared, request.into_body(), config.max_body_size)?;
+    let body = whole(&mut reader, Code::BodyTooBig, config.max_body_size).await?;
+    draft::sized(&body, config.max_msg_size)?;
+    Ok(Message { body, ..draft })
+}
+
+/// Stores a message: 201, or 200 with what is known of it if the same had been accepted before.
+pub(super) async fn store(
+    shared: &Shared,
+    message: Message,
+) -> Result<(StatusCode, Accepted), Problem> {
+    serving(shared)?;
+    let topic = message.topic.clone();
+    let receipts = shared.state.intake.accept(vec![message]).await?;
+    let receipt = receipts.into_iter().next();
+    let receipt: Receipt = receipt
+        .ok_or_else(|| Problem::new(Code::Internal, "The log of the instance says more."))?;
+    let store = &shared.state.intake.store;
+    let id = store.id_text(&receipt.id);
+    if receipt.created {
+        let label = DoorLabel { door: Door::V1 };
+        shared.state.metrics.accepted.get_or_create(&label).inc();
+        let accepted = Accepted::new(id, topic.as_str(), receipt.due, StateName::Scheduled);
+        return Ok((StatusCode::CREATED, accepted));
+    }
+    // A cancelled one would have been a conflict: what is not found any more was delivered.
+    let accepted = match store.get(receipt.id).await? {
+        Some(stored) => Accepted::new(id, topic.as_str(), stored.due, stored.state.into()),
+        None => Accepted::new(id, topic.as_str(), receipt.due, StateName::Delivered),
+    };
+    Ok((StatusCode::OK, accepted))
+}
+
+/// An id as a segment of a path. A client's id may have characters that a path may not.
+fn path_text(id: &str) -> String {
+    let mut text = String::with_capacity(id.len());
+    for byte in id.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'@') {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
+}
+
+/// `GET /v1/messages/{id}`
+pub(super) async fn get(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Json<MessageView>, Problem> {
+    Params::none(request.uri())?;
+    let id = path_id(&shared, request.uri())?;
+    let store = &shared.state.intake.store;
+    let stored = store.get(id).await?.ok_or_else(not_found)?;
+    Ok(Json(MessageView::of(&stored, &**store)))
+}
+
+/// `DELETE /v1/messages/{id}`
+pub(super) async fn cancel(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Json<Outcome>, Problem> {
+    Params::none(request.uri())?;
+    let id = path_id(&shared, request.uri())?;
+    serving(&shared)?;
+    let store = &shared.state.intake.store;
+    let answers = store.cancel(vec![id.clone()]).await?;
+    let answer = answers.first().copied().unwrap_or(Cancel::NotFound);
+    count_cancel(&shared, answer);
+    match answer {
+        Cancel::Cancelled => Ok(Json(Outcome {
+            id: store.id_text(&id),
+            result: OutcomeName::Cancelled,
+        })),
+        Cancel::InFlight => Err(in_flight()),
+        Cancel::NotFound => Err(not_found()),
+        Cancel::Dead => Err(dead()),
+    }
+}
+
+/// Counts the answer to a cancel.
+pub(super) fn count_cancel(shared: &Shared, answer: Cancel) {
+    let result = match answer {
+        Cancel::Cancelled => CancelResult::Cancelled,
+        Cancel::InFlight => CancelResult::InFlight,
+        Cancel::NotFound => CancelResult::NotFound,
+        Cancel::Dead => CancelResult::Dead,
+    };
+    let label = CancelLabel { result };
+    shared.state.metrics.cancelled.get_or_create(&label).inc();
+}
+
+/// `PATCH /v1/messages/{id}`
+pub(super) async fn reschedule(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Json<Moved>, Problem> {
+    let id = path_id(&shared, request.uri())?;
+    let node = json_body(&shared, request).await?;
+    let mut fields = Fields::of(node, "", &["delay", "delay_ms", "deliver_at"])?;
+    let due = draft::due_of_json(&mut fields, limits(&shared))?;
+    let due = due.ok_or_else(|| fields.missing("deliver_at"))?;
+    move_to(&shared, id, due).await
+}
+
+/// `POST /v1/messages/{id}/deliver`
+pub(super) async fn deliver(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Json<Moved>, Problem> {
+    Params::none(request.uri())?;
+    let id = path_id(&shared, request.uri())?;
+    move_to(&shared, id, Due::After(Delay(0))).await
+}
+
+async fn move_to(shared: &Shared, id: MessageId, due: Due) -> Result<Json<Moved>, Problem> {
+    serving(shared)?;
+    let store = &shared.state.intake.store;
+    let text = store.id_text(&id);
+    match store.reschedule(id, due).await? {
+        Reschedule::Moved(due) => Ok(Json(moved(text, due))),
+        Reschedule::InFlight => Err(in_flight()),
+        Reschedule::NotFound => Err(not_found()),
+        Reschedule::Cancelled => Err(cancelled()),
+        Reschedule::Dead => Err(dead()),
+    }
+}
+
+/// The answer to a move, and to a dead letter that was given back.
+pub(super) fn moved(id: String, due: UnixMs) -> Moved {
+    Moved {
+        id,
+        due_ms: due.0,
+        due: text_of(due),
+        state: StateName::Scheduled,
+    }
+}
+
+/// Too late.
+pub(super) fn in_flight() -> Problem {
+    Problem::new(
+        Code::InFlight,
+        "The message is or may be on its way to nsqd: it cannot be taken back or moved.",
+    )
+}
+
+/// It was cancelled.
+pub(super) fn cancelled() -> Problem {
+    Problem::new(Code::MessageCancelled, "The message was cancelled.")
+}
+
+fn dead() -> Problem {
+    Problem::new(
+        Code::DeadLetter,
+        "nsqd refused the message: requeue or drop it under /v1/dead-letters.",
+    )
+}

@@ -1,0 +1,290 @@
+//! The HTTP server: connections, their limits and their end. Which door answers a request is one
+//! table here; what it answers is the doors' own matter.
+
+mod body;
+mod query;
+mod timed;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::Response;
+use futures_util::future::BoxFuture;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service as _;
+use tracing::{debug, warn};
+
+pub(super) use body::{BodyFault, BodyReader};
+pub(super) use query::{Plus, Query, go_int, unescape};
+
+use crate::ingest::Intake;
+use crate::ingest::clients::Clients;
+use crate::ingest::metrics::{Door, DoorLabel, Metrics};
+use crate::ingest::{api_v1, nsqd_http, ops_http};
+use crate::phase::Phase;
+use timed::{Progress, TimedIo};
+
+/// Most bytes of a request's head; hyper keeps a read buffer of this size at most.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// How long a kept-alive connection may be idle. nsqd has no such limit; half-open clients need one.
+const IDLE_MAX: Duration = Duration::from_secs(600);
+/// After an answer that ends the connection: how long, and how much, is still read and thrown away,
+/// so that no reset eats the answer of a client that is still sending.
+const LINGER_MAX: Duration = Duration::from_secs(5);
+const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Pause after a failed accept: out of file descriptors, most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// To a client over the connection limit.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\n\
+Content-Length: 34\r\nRetry-After: 1\r\nConnection: close\r\n\r\n{\"message\":\"TOO_MANY_CONNECTIONS\"}";
+
+/// What `/info` and `/stats` say of this instance.
+#[derive(Debug, Clone)]
+pub struct InstanceFacts {
+    /// Of nsqdelayd.
+    pub version: String,
+    /// Of the machine.
+    pub hostname: String,
+    /// What clients are told to connect to.
+    pub broadcast_address: String,
+    /// Where nsqd's protocol is spoken.
+    pub tcp_port: u16,
+    /// Where HTTP is spoken.
+    pub http_port: u16,
+    /// When the instance started, in Unix seconds.
+    pub start_time_unix_s: u64,
+}
+
+/// What the HTTP doors are given. Cheap to clone.
+#[derive(Clone)]
+pub struct HttpState {
+    /// The way into the store.
+    pub intake: Intake,
+    /// Who is connected over TCP.
+    pub clients: Clients,
+    /// What the doors count.
+    pub metrics: Metrics,
+    /// Where the process stands.
+    pub phase: watch::Receiver<Phase>,
+    /// The text of `/metrics`.
+    pub exposition: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Of this instance.
+    pub start: Arc<InstanceFacts>,
+    /// Why the instance is not ready, beside its phase and Redis; empty when it is.
+    pub unready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+}
+
+impl fmt::Debug for HttpState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpState")
+            .field("intake", &self.intake)
+            .field("phase", &*self.phase.borrow())
+            .field("start", &self.start)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What every request shares.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// As given to [`serve`].
+    pub(super) state: HttpState,
+    /// Memory for bodies, see [`BodyReader`].
+    bodies: Semaphore,
+}
+
+impl Shared {
+    fn new(state: HttpState) -> Arc<Self> {
+        Arc::new(Self {
+            state,
+            bodies: Semaphore::new(body::BUDGET_UNITS_MAX),
+        })
+    }
+
+    /// A reader of `body`, up to `limit` bytes.
+    pub(super) fn reader(&self, body: Body, limit: usize) -> BodyReader<'_> {
+        BodyReader::new(body, limit, &self.bodies)
+    }
+
+    /// Where the process stands now.
+    pub(super) fn phase(&self) -> Phase {
+        *self.state.phase.borrow()
+    }
+}
+
+/// All doors in one router.
+fn router(state: HttpState) -> Router {
+    let shared = Shared::new(state);
+    Router::new()
+        .merge(api_v1::routes())
+        .merge(ops_http::routes())
+        .fallback(fallback)
+        .with_state(shared)
+}
+
+/// What is neither a route of ours nor under `/v1` is answered as nsqd does.
+async fn fallback(
+    shared: axum::extract::State<Arc<Shared>>,
+    request: Request,
+) -> axum::response::Response {
+    let path = request.uri().path();
+    if path == "/v1" || path.starts_with("/v1/") {
+        return api_v1::no_such_route(path);
+    }
+    nsqd_http::answer(&shared, request).await
+}
+
+/// Serves HTTP on `listener` until `drain`; then no connection is accepted, idle ones are closed and
+/// busy ones are answered first. Connections live on `tracker`.
+pub async fn serve(
+    listener: TcpListener,
+    state: HttpState,
+    tracker: TaskTracker,
+    drain: CancellationToken,
+) {
+    let permits = Arc::new(Semaphore::new(state.intake.config.max_connections));
+    let server = Server {
+        head_timeout: state.intake.config.handshake_timeout,
+        metrics: state.metrics.clone(),
+        router: router(state),
+        drain: drain.clone(),
+    };
+    loop {
+        let accepted = tokio::select! {
+            () = drain.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _peer)) => stream,
+            Err(error) => {
+                warn!(%error, "HTTP connection not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        match Arc::clone(&permits).try_acquire_owned() {
+            Ok(permit) => {
+                tracker.spawn(server.clone().connection(stream, permit));
+            }
+            Err(_full) => turn_away(&stream),
+        }
+    }
+}
+
+/// The client gets what fits its socket's empty buffer at once; nobody waits for it.
+fn turn_away(stream: &TcpStream) {
+    if let Err(error) = stream.try_write(FULL) {
+        debug!(%error, "client over the connection limit not told");
+    }
+}
+
+/// What each connection needs.
+#[derive(Debug, Clone)]
+struct Server {
+    router: Router,
+    metrics: Metrics,
+    head_timeout: Duration,
+    drain: CancellationToken,
+}
+
+impl Server {
+    async fn connection(self, stream: TcpStream, _permit: OwnedSemaphorePermit) {
+        let open = self
+            .metrics
+            .connections
+            .get_or_create_owned(&DoorLabel { door: Door::Http });
+        open.inc();
+        // Answers are small and written whole: waiting to fill a segment only delays them.
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "no TCP_NODELAY");
+        }
+        if let Some(stream) = self.requests(stream).await {
+            linger(stream).await;
+        }
+        open.dec();
+    }
+
+    /// Answers requests until the connection is to be closed. `None`: it is broken already.
+    async fn requests(&self, stream: TcpStream) -> Option<TcpStream> {
+        let progress = Progress::new();
+        let io = TimedIo::new(stream, self.head_timeout, progress.clone());
+        let service = service_fn(move |request| self.answer(progress.clone(), request));
+        let mut connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(IDLE_MAX)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .half_close(true)
+            // As Go writes them: X-Nsq-Content-Type.
+            .title_case_headers(true)
+            .serve_connection(TokioIo::new(io), service);
+        let mut draining = false;
+        let ended = loop {
+            tokio::select! {
+                ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break ended,
+                () = self.drain.cancelled(), if !draining => {
+                    draining = true;
+                    std::pin::Pin::new(&mut connection).graceful_shutdown();
+                }
+            }
+        };
+        if let Err(error) = &ended {
+            debug!(%error, "HTTP connection ended");
+        }
+        let timed = connection.into_parts().io.into_inner();
+        timed.into_usable()
+    }
+
+    fn answer(
+        &self,
+        progress: Progress,
+        request: Request<Incoming>,
+    ) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
+        progress.head_complete();
+        let mut router = self.router.clone();
+        Box::pin(async move {
+            let response = match nsqd_http::bad_request(&request) {
+                Some(refusal) => refusal,
+                None => match router.call(request).await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                },
+            };
+            progress.answered();
+            Ok(response)
+        })
+    }
+}
+
+/// Closes our side and reads on for a while, see [`LINGER_MAX`].
+async fn linger(mut stream: TcpStream) {
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    let read = async {
+        let mut scrap = [0_u8; 4096];
+        let mut left = LINGER_BYTES_MAX;
+        while left > 0 {
+            match stream.read(&mut scrap).await {
+                Ok(0) | Err(_) => return,
+                Ok(count) => left = left.saturating_sub(count),
+            }
+        }
+    };
+    if tokio::time::timeout(LINGER_MAX, read).await.is_err() {
+        debug!("client kept the connection open after its end");
+    }
+}

@@ -1,0 +1,292 @@
+//! `/pub` and `/mpub`: nsqd's checks in nsqd's order, with its words. Where nsqd has a defect (a
+//! delay that wraps, a `defer` that `/mpub` ignores, a chunked binary body without limit) it is
+//! refused, or honoured, instead of copied.
+
+use axum::body::HttpBody as _;
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
+use bytes::Bytes;
+
+use crate::ingest::Config;
+use crate::ingest::http::{BodyFault, BodyReader, Query, Shared, go_int};
+use crate::ingest::metrics::{Door, DoorLabel, Reason, RefusedLabel};
+use crate::ingest::problem::nsqd_refusal;
+use crate::message::{ClientId, Delay, Due, Message, TopicName};
+use crate::phase::Phase;
+use crate::store::Receipt;
+
+use super::{error, parameters, text};
+
+/// Names the id of the message that `/pub` accepted.
+const ID: HeaderName = HeaderName::from_static("x-nsqdelayd-id");
+
+/// A refusal in nsqd's words, and how it is counted.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    message: &'static str,
+    reason: Reason,
+}
+
+impl Refusal {
+    fn invalid(message: &'static str) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            message,
+            reason: Reason::Invalid,
+        }
+    }
+
+    fn too_big(message: &'static str) -> Self {
+        Self {
+            status: StatusCode::PAYLOAD_TOO_LARGE,
+            message,
+            reason: Reason::TooBig,
+        }
+    }
+
+    /// Of a body that was not read; `too_big` is what nsqd says of this one.
+    fn of_body(fault: BodyFault, too_big: &'static str) -> Self {
+        match fault {
+            BodyFault::TooBig => Self::too_big(too_big),
+            BodyFault::Broken => Self {
+                status: StatusCode::INTERNAL_SERVER_ERROR,
+                message: "INTERNAL_ERROR",
+                reason: Reason::Invalid,
+            },
+            BodyFault::Crowded => Self {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                message: "OVERLOADED",
+                reason: Reason::Overload,
+            },
+        }
+    }
+}
+
+impl From<(StatusCode, &'static str)> for Refusal {
+    fn from((status, message): (StatusCode, &'static str)) -> Self {
+        Self {
+            status,
+            message,
+            reason: Reason::Invalid,
+        }
+    }
+}
+
+/// `POST /pub?topic=&defer=&id=`
+pub(super) async fn publish(shared: &Shared, request: Request) -> Response {
+    match one(shared, request).await {
+        Ok(receipt) => {
+            let mut response = text("OK");
+            let id = shared.state.intake.store.id_text(&receipt.id);
+            if let Ok(id) = HeaderValue::from_str(&id) {
+                response.headers_mut().insert(ID, id);
+            }
+            response
+        }
+        Err(refusal) => refuse(shared, &refusal),
+    }
+}
+
+/// `POST /mpub?topic=&binary=&defer=`
+pub(super) async fn publish_many(shared: &Shared, request: Request) -> Response {
+    match many(shared, request).await {
+        Ok(()) => text("OK"),
+        Err(refusal) => refuse(shared, &refusal),
+    }
+}
+
+fn refuse(shared: &Shared, refusal: &Refusal) -> Response {
+    let label = RefusedLabel {
+        door: Door::Http,
+        reason: refusal.reason,
+    };
+    shared.state.metrics.refused.get_or_create(&label).inc();
+    error(refusal.status, refusal.message)
+}
+
+async fn one(shared: &Shared, request: Request) -> Result<Receipt, Refusal> {
+    let config = &shared.state.intake.config;
+    let (parts, body) = request.into_parts();
+    if declared_over(body.size_hint().exact(), config.max_msg_size) {
+        return Err(Refusal::too_big("MSG_TOO_BIG"));
+    }
+    let mut reader = shared.reader(body, config.max_msg_size);
+    let body = reader.whole().await;
+    let body = body.map_err(|fault| Refusal::of_body(fault, "MSG_TOO_BIG"))?;
+    if body.is_empty() {
+        return Err(Refusal::invalid("MSG_EMPTY"));
+    }
+    let query = parameters(parts.uri.query())?;
+    let topic = topic(&query)?;
+    let due = due(&query, config)?;
+    let id = match query.first("id") {
+        Some(id) => Some(ClientId::parse(id).map_err(|_bad| Refusal::invalid("INVALID_ID"))?),
+        None => None,
+    };
+    let message = Message {
+        topic,
+        body,
+        due,
+        id,
+    };
+    let receipts = accept(shared, vec![message]).await?;
+    receipts.into_iter().next().ok_or(Refusal {
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        message: "INTERNAL_ERROR",
+        reason: Reason::Store,
+    })
+}
+
+async fn many(shared: &Shared, request: Request) -> Result<(), Refusal> {
+    let config = &shared.state.intake.config;
+    let (parts, body) = request.into_parts();
+    if declared_over(body.size_hint().exact(), config.max_body_size) {
+        return Err(Refusal::too_big("BODY_TOO_BIG"));
+    }
+    let query = parameters(parts.uri.query())?;
+    let topic = topic(&query)?;
+    let due = due(&query, config)?;
+    let mut reader = shared.reader(body, config.max_body_size);
+    let bodies = if is_binary(&query) {
+        binary(&mut reader, config).await?
+    } else {
+        lines(&mut reader, config).await?
+    };
+    let message = |body| Message {
+        topic: topic.clone(),
+        body,
+        due,
+        id: None,
+    };
+    let messages: Vec<_> = bodies.into_iter().map(message).collect();
+    accept(shared, messages).await?;
+    Ok(())
+}
+
+fn declared_over(declared: Option<u64>, limit: usize) -> bool {
+    declared.is_some_and(|length| usize::try_from(length).is_ok_and(|n| n > limit))
+        || declared.is_some_and(|length| usize::try_from(length).is_err())
+}
+
+fn topic(query: &Query) -> Result<TopicName, Refusal> {
+    let name = query
+        .first("topic")
+        .ok_or_else(|| Refusal::invalid("MISSING_ARG_TOPIC"))?;
+    TopicName::parse(name).map_err(|_bad| Refusal::invalid("INVALID_TOPIC"))
+}
+
+/// nsqd multiplies before it compares, so that some delays over the maximum wrap and pass there.
+/// They are out of range here.
+fn due(query: &Query, config: &Config) -> Result<Due, Refusal> {
+    let Some(text) = query.first("defer") else {
+        return Ok(Due::After(Delay(0)));
+    };
+    let ms = go_int(text).and_then(|ms| u64::try_from(ms).ok());
+    match ms.map(Delay) {
+        Some(delay) if delay <= config.max_delay => Ok(Due::After(delay)),
+        _ => Err(Refusal::invalid("INVALID_DEFER")),
+    }
+}
+
+/// nsqd takes any value that it does not know for true.
+fn is_binary(query: &Query) -> bool {
+    match query.first("binary") {
+        None | Some(b"false" | b"0") => false,
+        Some(_) => true,
+    }
+}
+
+/// Text: a message is a line, empty ones are dropped, a `\r` stays.
+async fn lines(reader: &mut BodyReader<'_>, config: &Config) -> Result<Vec<Bytes>, Refusal> {
+    let mut bodies = Vec::new();
+    loop {
+        let line = reader.line().await;
+        let line = line.map_err(|fault| Refusal::of_body(fault, "BODY_TOO_BIG"))?;
+        match line {
+            None => return Ok(bodies),
+            Some(line) if line.is_empty() => {}
+            Some(line) if line.len() > config.max_msg_size => {
+                return Err(Refusal::too_big("MSG_TOO_BIG"));
+            }
+            Some(line) => bodies.push(line),
+        }
+    }
+}
+
+/// Binary: a count, then size and bytes of each; what follows the last is not looked at.
+async fn binary(reader: &mut BodyReader<'_>, config: &Config) -> Result<Vec<Bytes>, Refusal> {
+    let bad_body = || Refusal::too_big("BAD_BODY");
+    let bad_message = || Refusal::too_big("BAD_MESSAGE");
+    let count = int32(reader, "BAD_BODY").await?;
+    // 4 for the count itself, 5 for the size and at least one byte of each message.
+    let count_max = config.max_body_size.saturating_sub(4) / 5;
+    let count = usize::try_from(count).map_err(|_negative| bad_body())?;
+    if count == 0 || count > count_max {
+        return Err(bad_body());
+    }
+    // Not `with_capacity(count)`: the count is only what a client says.
+    let mut bodies = Vec::new();
+    for _ in 0..count {
+        let size = int32(reader, "BAD_MESSAGE").await?;
+        let size = usize::try_from(size).map_err(|_negative| bad_message())?;
+        if size == 0 || size > config.max_msg_size {
+            return Err(bad_message());
+        }
+        bodies.push(exactly(reader, size, "BAD_MESSAGE").await?);
+    }
+    Ok(bodies)
+}
+
+async fn int32(reader: &mut BodyReader<'_>, short: &'static str) -> Result<i32, Refusal> {
+    let bytes = exactly(reader, 4, short).await?;
+    let bytes = <[u8; 4]>::try_from(bytes.as_ref()).map_err(|_short| Refusal::too_big(short))?;
+    Ok(i32::from_be_bytes(bytes))
+}
+
+/// `short` is what nsqd says of a body that ends too soon, whatever ended it.
+async fn exactly(
+    reader: &mut BodyReader<'_>,
+    count: usize,
+    short: &'static str,
+) -> Result<Bytes, Refusal> {
+    match reader.exactly(count).await {
+        Ok(Some(bytes)) => Ok(bytes),
+        Ok(None) | Err(BodyFault::Broken) => Err(Refusal::too_big(short)),
+        Err(fault) => Err(Refusal::of_body(fault, "BODY_TOO_BIG")),
+    }
+}
+
+/// Last, as in nsqd: whether the instance still takes messages, then the store.
+async fn accept(shared: &Shared, messages: Vec<Message>) -> Result<Vec<Receipt>, Refusal> {
+    let stopped = match shared.phase() {
+        Phase::Serving => None,
+        Phase::Starting => Some("STARTING"),
+        Phase::Draining | Phase::Stopped => Some("EXITING"),
+    };
+    if let Some(message) = stopped {
+        return Err(Refusal {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            message,
+            reason: Reason::Draining,
+        });
+    }
+    if messages.is_empty() {
+        return Ok(Vec::new());
+    }
+    let accepted = shared.state.intake.accept(messages).await;
+    let receipts = accepted.map_err(|error| {
+        let (status, message, reason) = nsqd_refusal(&error);
+        Refusal {
+            status,
+            message,
+            reason,
+        }
+    })?;
+    let label = DoorLabel { door: Door::Http };
+    let count = u64::try_from(receipts.len()).unwrap_or(u64::MAX);
+    let accepted = &shared.state.metrics.accepted;
+    accepted.get_or_create(&label).inc_by(count);
+    Ok(receipts)
+}

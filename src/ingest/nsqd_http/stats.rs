@@ -1,0 +1,273 @@
+//! `/stats` as nsqd prints it, in JSON and in text: a topic's depth is what is pending in Redis, the
+//! producers are this instance's TCP clients. Channels there are none.
+
+use std::fmt::Write as _;
+
+use axum::response::Response;
+use serde::Serialize;
+
+use crate::ingest::clients::ClientStats;
+use crate::ingest::http::{Query, Shared};
+use crate::message::TopicName;
+
+use super::{error, health, json, parameters, text};
+
+/// nsqd's state of a connected producer that has not subscribed.
+const STATE: i32 = 3;
+
+#[derive(Debug, Serialize)]
+struct Stats<'a> {
+    version: &'a str,
+    health: String,
+    start_time: u64,
+    topics: Option<Vec<Topic>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<Memory>,
+    producers: Option<Vec<Producer>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Topic {
+    topic_name: String,
+    channels: [(); 0],
+    depth: u64,
+    backend_depth: u64,
+    message_count: u64,
+    message_bytes: u64,
+    paused: bool,
+    e2e_processing_latency: Latency,
+}
+
+/// Go's empty quantile stream.
+#[derive(Debug, Serialize)]
+struct Latency {
+    count: u64,
+    percentiles: Option<()>,
+}
+
+/// Of Go's heap, which we have not; the fields are there for programs that expect them.
+#[derive(Debug, Default, Serialize)]
+struct Memory {
+    heap_objects: u64,
+    heap_idle_bytes: u64,
+    heap_in_use_bytes: u64,
+    heap_released_bytes: u64,
+    gc_pause_usec_100: u64,
+    gc_pause_usec_99: u64,
+    gc_pause_usec_95: u64,
+    next_gc_bytes: u64,
+    gc_total_runs: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Producer {
+    client_id: String,
+    hostname: String,
+    version: &'static str,
+    remote_address: String,
+    state: i32,
+    ready_count: i64,
+    in_flight_count: i64,
+    message_count: u64,
+    finish_count: u64,
+    requeue_count: u64,
+    connect_ts: u64,
+    sample_rate: i32,
+    deflate: bool,
+    snappy: bool,
+    user_agent: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub_counts: Vec<PubCount>,
+    tls: bool,
+    tls_cipher_suite: &'static str,
+    tls_version: &'static str,
+    tls_negotiated_protocol: &'static str,
+    tls_negotiated_protocol_is_mutual: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct PubCount {
+    topic: String,
+    count: u64,
+}
+
+/// `GET /stats?format=&topic=&channel=&include_clients=&include_mem=`
+pub(super) async fn stats(shared: &Shared, raw: Option<&str>) -> Response {
+    let query = match parameters(raw) {
+        Ok(query) => query,
+        Err((status, message)) => return error(status, message),
+    };
+    let wanted = query.first("topic").unwrap_or_default();
+    let health = match health(shared).await {
+        Ok(ok) => ok.to_owned(),
+        Err(sick) => sick,
+    };
+    let topics = topics(
+        shared,
+        wanted,
+        !query.first("channel").unwrap_or_default().is_empty(),
+    )
+    .await;
+    let producers = if topics.is_some() && flag(&query, "include_clients") {
+        producers(shared, wanted)
+    } else {
+        None
+    };
+    let facts = &shared.state.start;
+    let stats = Stats {
+        version: &facts.version,
+        health,
+        start_time: facts.start_time_unix_s,
+        topics,
+        memory: flag(&query, "include_mem").then(Memory::default),
+        producers,
+    };
+    match query.first("format") {
+        Some(b"json") => json(&stats),
+        _ => text(print(&stats)),
+    }
+}
+
+/// As nsqd's boolean parameters: true unless it says otherwise.
+fn flag(query: &Query, name: &str) -> bool {
+    !matches!(query.first(name), Some(b"false" | b"0"))
+}
+
+/// By name. `None`, as nsqd's null: one topic was asked for, and there is none. While Redis is away
+/// no topic is known; `health` says so.
+async fn topics(shared: &Shared, wanted: &[u8], channel: bool) -> Option<Vec<Topic>> {
+    let pending = shared
+        .state
+        .intake
+        .store
+        .pending()
+        .await
+        .unwrap_or_default();
+    let mut found: Vec<(TopicName, u64)> = pending
+        .by_topic
+        .into_iter()
+        .filter(|(name, _)| wanted.is_empty() || name.as_str().as_bytes() == wanted)
+        .collect();
+    if found.is_empty() && !wanted.is_empty() {
+        return None;
+    }
+    if channel {
+        // nsqd leaves a topic out that has no such channel, and ours have none.
+        return Some(Vec::new());
+    }
+    found.sort();
+    let topic = |(name, depth): (TopicName, u64)| Topic {
+        topic_name: name.as_str().to_owned(),
+        channels: [],
+        depth,
+        backend_depth: depth,
+        message_count: depth,
+        message_bytes: 0,
+        paused: false,
+        e2e_processing_latency: Latency {
+            count: 0,
+            percentiles: None,
+        },
+    };
+    Some(found.into_iter().map(topic).collect())
+}
+
+/// A client is a producer once it has published, as in nsqd. `None`, nsqd's null, if there is none.
+fn producers(shared: &Shared, topic: &[u8]) -> Option<Vec<Producer>> {
+    let clients = shared.state.clients.snapshot();
+    let published = clients.into_iter().filter(|c| !c.pub_counts.is_empty());
+    let producers: Vec<_> = published.map(|client| producer(client, topic)).collect();
+    (!producers.is_empty()).then_some(producers)
+}
+
+fn producer(client: ClientStats, topic: &[u8]) -> Producer {
+    let counts = client.pub_counts.into_iter();
+    let counts = counts.filter(|(name, _)| topic.is_empty() || name.as_str().as_bytes() == topic);
+    Producer {
+        client_id: client.client_id,
+        hostname: client.hostname,
+        version: "V2",
+        remote_address: client.remote_address.to_string(),
+        state: STATE,
+        ready_count: 0,
+        in_flight_count: 0,
+        message_count: client.message_count,
+        finish_count: 0,
+        requeue_count: 0,
+        connect_ts: client.connect_ts,
+        sample_rate: 0,
+        deflate: false,
+        snappy: false,
+        user_agent: client.user_agent,
+        pub_counts: counts
+            .map(|(topic, count)| PubCount {
+                topic: topic.as_str().to_owned(),
+                count,
+            })
+            .collect(),
+        tls: false,
+        tls_cipher_suite: "",
+        tls_version: "",
+        tls_negotiated_protocol: "",
+        tls_negotiated_protocol_is_mutual: false,
+    }
+}
+
+/// The text form.
+fn print(stats: &Stats<'_>) -> String {
+    let mut out = format!("nsqdelayd v{} (nsqd API 1.3.0)\n", stats.version);
+    let start = i64::try_from(stats.start_time).unwrap_or_default();
+    let start = jiff::Timestamp::from_second(start).unwrap_or_default();
+    // Writing to a `String` cannot fail.
+    let mut line = |text: std::fmt::Arguments<'_>| out.write_fmt(text).unwrap_or_default();
+    line(format_args!("start_time {start}\n"));
+    line(format_args!("\nHealth: {}\n", stats.health));
+    if let Some(memory) = &stats.memory {
+        line(format_args!("\nMemory:\n"));
+        for (name, value) in [
+            ("heap_objects", memory.heap_objects),
+            ("heap_idle_bytes", memory.heap_idle_bytes),
+            ("heap_in_use_bytes", memory.heap_in_use_bytes),
+            ("heap_released_bytes", memory.heap_released_bytes),
+            ("gc_pause_usec_100", memory.gc_pause_usec_100),
+            ("gc_pause_usec_99", memory.gc_pause_usec_99),
+            ("gc_pause_usec_95", memory.gc_pause_usec_95),
+            ("next_gc_bytes", memory.next_gc_bytes),
+            ("gc_total_runs", memory.gc_total_runs),
+        ] {
+            line(format_args!("   {name:<25}\t{value}\n"));
+        }
+    }
+    match stats.topics.as_deref() {
+        None | Some([]) => line(format_args!("\nTopics: None\n")),
+        Some(topics) => {
+            line(format_args!("\nTopics:"));
+            for topic in topics {
+                line(format_args!(
+                    "\n   [{:<15}] depth: {:<5} be-depth: {:<5} msgs: {:<8} e2e%: \n",
+                    topic.topic_name, topic.depth, topic.backend_depth, topic.message_count,
+                ));
+            }
+        }
+    }
+    match stats.producers.as_deref() {
+        None | Some([]) => line(format_args!("\nProducers: None\n")),
+        Some(producers) => {
+            line(format_args!("\nProducers:\n"));
+            for producer in producers {
+                line(format_args!("   {}\n", describe(producer)));
+            }
+        }
+    }
+    out
+}
+
+fn describe(producer: &Producer) -> String {
+    let (_, port) = producer.remote_address.rsplit_once(':').unwrap_or_default();
+    let id = format!("{}:{port} {}", producer.hostname, producer.user_agent);
+    let total: u64 = producer.pub_counts.iter().map(|c| c.count).sum();
+    let counts = producer.pub_counts.iter();
+    let counts: Vec<_> = counts.map(|c| format!("{}={}", c.topic, c.count)).collect();
+    let topics = counts.join(",");
+    format!("[V2 {id:<21}] msgs: {total:<8} topics: {topics}")
+}

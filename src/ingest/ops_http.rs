@@ -1,0 +1,71 @@
+//! For the machinery around the process: `/healthz`, `/readyz`, `/metrics`, without credentials.
+//! Knows nothing of messages.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Json, Response};
+use axum::routing::get;
+use serde::Serialize;
+
+use crate::ingest::http::Shared;
+use crate::phase::Phase;
+
+/// How long Redis may take to answer before the instance counts as not ready.
+const PING_MAX: Duration = Duration::from_secs(2);
+const EXPOSITION_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The routes.
+pub(super) fn routes() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/healthz", get(async || "OK\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+}
+
+/// The body of `/readyz`.
+#[derive(Debug, Serialize)]
+struct Readiness {
+    ready: bool,
+    reasons: Vec<String>,
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    let mut reasons = (shared.state.unready)();
+    match shared.phase() {
+        Phase::Serving => {}
+        Phase::Starting => reasons.push("starting".to_owned()),
+        Phase::Draining | Phase::Stopped => reasons.push("draining".to_owned()),
+    }
+    if let Err(reason) = redis_answers(&shared).await {
+        reasons.push(reason.to_owned());
+    }
+    let ready = reasons.is_empty();
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let caching = [(header::CACHE_CONTROL, "no-store")];
+    (status, caching, Json(Readiness { ready, reasons })).into_response()
+}
+
+/// Whether Redis answers in time; what it says is for the log, not for clients.
+pub(super) async fn redis_answers(shared: &Shared) -> Result<(), &'static str> {
+    match tokio::time::timeout(PING_MAX, shared.state.intake.store.ping()).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "redis does not answer a ping");
+            Err("redis is not reachable")
+        }
+        Err(_elapsed) => Err("redis does not answer"),
+    }
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let kind = [(header::CONTENT_TYPE, EXPOSITION_TYPE)];
+    (kind, (shared.state.exposition)()).into_response()
+}
