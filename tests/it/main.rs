@@ -4,10 +4,18 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stderr,
+    clippy::cast_precision_loss,
     reason = "a test fails by panicking and prints its figures"
 )]
 
+mod cancel_race;
 mod cli;
+mod crash;
+mod end_to_end;
 mod forward;
+mod interop;
+mod outage;
+mod proofs;
 mod support;
+mod takeover;
 mod tidy;

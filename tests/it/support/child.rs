@@ -93,9 +93,15 @@ impl Running {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()
     }
 
-    /// Time on a CPU so far, all threads that live.
-    pub(crate) fn cpu(&self) -> Duration {
-        cpu_of(self.pid())
+    /// Seconds on a CPU so far, all threads that live. The kernel counts nanoseconds in schedstat,
+    /// where `stat` knows only ticks of 10 ms.
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let nanos = threads
+            .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("schedstat")).ok())
+            .filter_map(|line| line.split(' ').next()?.parse::<u64>().ok())
+            .sum();
+        Duration::from_nanos(nanos).as_secs_f64()
     }
 
     /// Resident memory in bytes.
@@ -116,15 +122,4 @@ impl Drop for Running {
             eprintln!("--- log of {} ---\n{}---", self.name, &log[start..]);
         }
     }
-}
-
-/// Time that the threads of `pid` have spent on a CPU. The kernel counts nanoseconds in schedstat,
-/// where `stat` knows only ticks of 10 ms.
-pub(crate) fn cpu_of(pid: u32) -> Duration {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let nanos = threads
-        .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("schedstat")).ok())
-        .filter_map(|line| line.split(' ').next()?.parse::<u64>().ok())
-        .sum();
-    Duration::from_nanos(nanos)
 }

@@ -25,6 +25,8 @@ pub(crate) struct Delivery {
     pub(crate) body: Vec<u8>,
     /// When we read it, on the machine's clock.
     pub(crate) at_us: u64,
+    /// When nsqd took it from us, on the same clock: what counts for being early.
+    pub(crate) published_us: u64,
     /// How often nsqd has sent it; over 1 is nsqd's own repetition, not a duplicate of ours.
     pub(crate) attempts: u16,
 }
@@ -181,6 +183,7 @@ fn consume(record: &Mutex<Record>, address: &str, topic: &str) -> std::io::Resul
             let delivery = Delivery {
                 body: frame.payload[MESSAGE_HEAD..].to_vec(),
                 at_us,
+                published_us: nsqd_timestamp_us(&frame.payload),
                 attempts: u16::from_be_bytes([frame.payload[8], frame.payload[9]]),
             };
             let mut record = record.lock().unwrap();
@@ -193,6 +196,11 @@ fn consume(record: &Mutex<Record>, address: &str, topic: &str) -> std::io::Resul
             finished.clear();
         }
     }
+}
+
+/// The first eight bytes of a message: nanoseconds, big endian.
+fn nsqd_timestamp_us(payload: &[u8]) -> u64 {
+    u64::from_be_bytes(payload[..8].try_into().unwrap()) / 1000
 }
 
 fn expect_ok(frame: &Frame) -> std::io::Result<()> {

@@ -12,6 +12,8 @@ pub(crate) mod app;
 pub(crate) mod child;
 pub(crate) mod consumer;
 pub(crate) mod http;
+pub(crate) mod ledger;
+pub(crate) mod load;
 pub(crate) mod nsqd;
 pub(crate) mod producer;
 pub(crate) mod redis;
@@ -78,12 +80,12 @@ pub(crate) fn unix_us() -> u64 {
     u64::try_from(now.tv_sec * 1_000_000 + now.tv_nsec / 1000).unwrap()
 }
 
-/// A number from the environment, for proofs that have a small and a full size.
-pub(crate) fn number(name: &str, default: usize) -> usize {
-    match std::env::var(name) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|error| panic!("{name}={text}: {error}")),
-        Err(_) => default,
-    }
+/// Whether the proofs run at full size: `make prove` says so, `make test` takes smaller numbers.
+pub(crate) fn is_full_size() -> bool {
+    std::env::var("PROOF_SIZE").is_ok_and(|size| size == "full")
+}
+
+/// One of two numbers, by the size of the run.
+pub(crate) fn sized(small: usize, full: usize) -> usize {
+    if is_full_size() { full } else { small }
 }

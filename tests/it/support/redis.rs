@@ -111,8 +111,29 @@ impl Redis {
         self.child.signal(Signal::CONT);
     }
 
+    /// Commands executed since it started, those of scripts included.
+    pub(crate) fn commands(&self) -> u64 {
+        self.info("total_commands_processed")
+    }
+
+    /// Packs that it holds: members of all shards' `due` sets.
+    pub(crate) fn packs(&self) -> u64 {
+        let mut connection = self.connection();
+        let keys: Vec<String> = redis::cmd("KEYS")
+            .arg("*:due")
+            .query(&mut connection)
+            .unwrap();
+        keys.iter()
+            .map(|key| {
+                let cardinality = redis::cmd("ZCARD").arg(key).query::<u64>(&mut connection);
+                cardinality.unwrap()
+            })
+            .sum()
+    }
+
     /// One line of `INFO`, as a number.
-    pub(crate) fn info(&self, key: &str) -> f64 {
+    #[track_caller]
+    pub(crate) fn info(&self, key: &str) -> u64 {
         let text: String = redis::cmd("INFO")
             .arg("everything")
             .query(&mut self.connection())

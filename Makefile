@@ -1,0 +1,41 @@
+# Two commands matter: `make run` and `make test`. Both install what is missing (tests/tools.sh).
+
+.PHONY: run test demo tools prove lint
+.DEFAULT_GOAL := run
+
+# Starts nsqdelayd with a Redis and an nsqd of its own; ends with Ctrl-C.
+run: tools-run
+	cargo build --release --locked
+	./target/release/nsqdelayd dev
+
+# Everything: units, properties, scripts against a real Redis, end to end with a real nsqd.
+test: tools
+	cargo test --locked
+
+# With `make run` in another terminal: 1,000 messages, 100 cancelled, and what came of them.
+demo: tools
+	.tools/bin/interop demo
+
+.PHONY: tools-run
+tools-run:
+	@tests/tools.sh run
+
+tools:
+	@tests/tools.sh test
+
+# The checks of .ci/run that need no tests.
+lint:
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+
+# What is promised, shown at full size; each prints its figures. `make test` runs the same with
+# smaller numbers. One at a time: they measure.
+PROOFS := lateness cancel-race drain-kill nsqd-restart idle packs
+
+.PHONY: $(addprefix prove-,$(PROOFS))
+prove: $(addprefix prove-,$(PROOFS))
+
+# prove-cancel-race runs the tests whose names start with proof_cancel_race.
+$(addprefix prove-,$(PROOFS)): prove-%: tools
+	PROOF_SIZE=full cargo test --release --locked --test it -- \
+		--nocapture --test-threads 1 "proof_$(subst -,_,$*)"

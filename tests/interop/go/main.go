@@ -1,0 +1,30 @@
+// Command interop drives nsqdelayd with the official Go client of NSQ, of which only the address is
+// changed: once through every way to publish, as a measured load, and as the demo.
+package main
+
+import (
+	"fmt"
+	"os"
+)
+
+const usage = `usage:
+  interop publish -tcp HOST:PORT -topic T        every way to publish of go-nsq, then what must fail
+  interop load    -target NAME=HOST:PORT ...     a load of DPUB; lost, early, duplicate, lateness
+  interop demo    -tcp ... -http ... -nsqd ...   1,000 messages, 100 of them cancelled
+`
+
+func main() {
+	commands := map[string]func([]string) error{
+		"publish": publish,
+		"load":    load,
+		"demo":    demo,
+	}
+	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+	if err := commands[os.Args[1]](os.Args[2:]); err != nil {
+		fmt.Fprintln(os.Stderr, "interop:", err)
+		os.Exit(1)
+	}
+}

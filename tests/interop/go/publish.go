@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"strings"
+	"time"
+
+	"github.com/nsqio/go-nsq"
+)
+
+// Twice the longest message that nsqd and nsqdelayd take by default.
+const tooLongBytes = 2 << 20
+
+// newProducer is a producer as every user of go-nsq makes one.
+func newProducer(address string) (*nsq.Producer, error) {
+	producer, err := nsq.NewProducer(address, nsq.NewConfig())
+	if err != nil {
+		return nil, err
+	}
+	producer.SetLogger(log.New(io.Discard, "", 0), nsq.LogLevelError)
+	return producer, nil
+}
+
+// publish sends in every way that go-nsq has, then what must be refused, and checks the answers.
+// Bodies are "pub", "mpub-1", "mpub-2", "dpub", "async-0" to "async-99" and "after-refusal".
+func publish(args []string) error {
+	flags := flag.NewFlagSet("publish", flag.ExitOnError)
+	tcp := flags.String("tcp", "127.0.0.1:4140", "address of the TCP door")
+	topic := flags.String("topic", "interop-go", "topic")
+	delay := flags.Duration("delay", 200*time.Millisecond, "delay of what is deferred")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	producer, err := newProducer(*tcp)
+	if err != nil {
+		return err
+	}
+	defer producer.Stop()
+	if err := producer.Ping(); err != nil {
+		return fmt.Errorf("ping: %w", err)
+	}
+	if err := producer.Publish(*topic, []byte("pub")); err != nil {
+		return fmt.Errorf("publish: %w", err)
+	}
+	if err := producer.MultiPublish(*topic, [][]byte{[]byte("mpub-1"), []byte("mpub-2")}); err != nil {
+		return fmt.Errorf("multi publish: %w", err)
+	}
+	if err := producer.DeferredPublish(*topic, *delay, []byte("dpub")); err != nil {
+		return fmt.Errorf("deferred publish: %w", err)
+	}
+	const count = 100
+	done := make(chan *nsq.ProducerTransaction, count)
+	for i := 0; i < count; i++ {
+		body := []byte(fmt.Sprintf("async-%d", i))
+		if err := producer.DeferredPublishAsync(*topic, *delay, body, done, i); err != nil {
+			return fmt.Errorf("deferred publish async: %w", err)
+		}
+	}
+	for i := 0; i < count; i++ {
+		if answer := <-done; answer.Error != nil {
+			return fmt.Errorf("deferred publish async %v: %w", answer.Args, answer.Error)
+		}
+	}
+	if err := refused(*tcp, *topic); err != nil {
+		return err
+	}
+	if err := producer.Publish(*topic, []byte("after-refusal")); err != nil {
+		return fmt.Errorf("publish after another connection's refusal: %w", err)
+	}
+	fmt.Println("ok")
+	return nil
+}
+
+// refused sends what must be refused, each on its own connection, since a refusal closes it.
+func refused(tcp, topic string) error {
+	cases := []struct {
+		name, code string
+		send       func(*nsq.Producer) error
+	}{
+		{"2 MiB", "E_BAD_MESSAGE", func(p *nsq.Producer) error {
+			return p.Publish(topic, bytes.Repeat([]byte("x"), tooLongBytes))
+		}},
+		{"2 MiB deferred", "E_BAD_MESSAGE", func(p *nsq.Producer) error {
+			return p.DeferredPublish(topic, time.Second, bytes.Repeat([]byte("x"), tooLongBytes))
+		}},
+		{"a bad topic", "E_BAD_TOPIC", func(p *nsq.Producer) error {
+			return p.Publish("no/topic", []byte("x"))
+		}},
+		{"a delay of 200 years", "E_INVALID", func(p *nsq.Producer) error {
+			return p.DeferredPublish(topic, 200*365*24*time.Hour, []byte("x"))
+		}},
+	}
+	for _, c := range cases {
+		producer, err := newProducer(tcp)
+		if err != nil {
+			return err
+		}
+		err = c.send(producer)
+		producer.Stop()
+		if err == nil || !strings.Contains(err.Error(), c.code) {
+			return fmt.Errorf("%s: wanted %s, got %v", c.name, c.code, err)
+		}
+		fmt.Printf("%s: %v\n", c.name, err)
+	}
+	return nil
+}
