@@ -32,7 +32,7 @@ pub(super) fn run(settings: &Settings) -> Result<(), Failure> {
 pub(super) fn log_settings(loaded: &Loaded) {
     info!(
         version = env!("CARGO_PKG_VERSION"),
-        changed = loaded.changed(),
+        changed = %loaded.changed(),
         "nsqdelayd; check-config prints all settings"
     );
     for variable in &loaded.layers.unknown_variables {

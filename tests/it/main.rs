@@ -11,6 +11,7 @@
 mod cancel_race;
 mod cli;
 mod crash;
+mod dev;
 mod end_to_end;
 mod forward;
 mod interop;
