@@ -7,7 +7,7 @@
 //!
 //! # Layout, bottom up: a module names only modules above it
 //! - [`message`]: topic, body, delay, due time
-//! - [`phase`]: the phases of the process
+//! - [`phase`], [`monotonic`]: the phases of the process; lengths of time
 //! - [`shard`]: shards, generations, who owns what
 //! - [`id`]: a message's id and the place it names
 //! - [`nsq`]: the wire, both directions
@@ -28,6 +28,7 @@ pub mod forward;
 pub mod id;
 pub mod ingest;
 pub mod message;
+pub mod monotonic;
 pub mod nsq;
 pub mod phase;
 pub mod shard;

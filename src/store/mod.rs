@@ -1,8 +1,32 @@
 //! What Redis keeps for us, behind two traits: [`ScheduleStore`] for the doors, [`ClaimStore`] for
 //! dispatch. The only home of the `redis` crate and of key names. Knows nothing of NSQ or HTTP.
 
+mod checks;
+mod claim;
+mod clock;
+mod connect;
+mod core;
+mod dead;
+mod entry;
+mod keys;
+mod listing;
+mod lookup;
+mod metrics;
+mod pack;
+mod packing;
+mod redis;
+mod script;
 mod settings;
+mod wake;
+mod writer;
 
+pub use checks::StartError;
+pub use claim::{
+    ClaimStore, ClaimToken, Finished, Held, NowBounds, PARK_MAX, ParkReply, ParkTo, Parked, Read,
+    ReadMarks, ReadPack, Session, Turn, TurnReply, Wake,
+};
+pub use pack::{BadPack, Pack, Record};
+pub use redis::RedisStore;
 pub use settings::Config;
 
 use std::collections::HashMap;

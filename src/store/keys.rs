@@ -1,0 +1,102 @@
+//! The names of keys. Pure.
+//!
+//! A key begins with its only brace pair, so that one shard is one slot of a Redis Cluster and the
+//! shards spread over it: `{<namespace>:<generation>.<shard>}:<noun>`. Global keys carry the bare
+//! namespace: `{<namespace>}:topology`.
+
+use crate::shard::ShardId;
+
+/// The keys of one namespace.
+#[derive(Debug, Clone)]
+pub(super) struct Namespace(String);
+
+impl Namespace {
+    pub(super) fn new(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+
+    /// string: "generation shards", set once when the namespace is new.
+    pub(super) fn topology(&self) -> String {
+        format!("{{{}}}:topology", self.0)
+    }
+
+    /// zset: instance -> its last heartbeat, Unix ms.
+    pub(super) fn members(&self) -> String {
+        format!("{{{}}}:members", self.0)
+    }
+
+    /// string: 16 random bytes, the key of the ids' checksums, set once.
+    pub(super) fn secret(&self) -> String {
+        format!("{{{}}}:secret", self.0)
+    }
+
+    /// The keys of one shard.
+    pub(super) fn shard(&self, shard: ShardId) -> ShardKeys {
+        ShardKeys {
+            prefix: format!("{{{}:{shard}}}:", self.0),
+        }
+    }
+}
+
+/// The keys of one shard.
+#[derive(Debug, Clone)]
+pub(super) struct ShardKeys {
+    prefix: String,
+}
+
+impl ShardKeys {
+    fn key(&self, noun: &str) -> String {
+        format!("{}{noun}", self.prefix)
+    }
+
+    /// zset: pack -> score, `due_ms * 2048 + k`, unique.
+    pub(super) fn due(&self) -> String {
+        self.key("due")
+    }
+
+    /// string: the owner's token, PX `claim_ttl`.
+    pub(super) fn claim(&self) -> String {
+        self.key("claim")
+    }
+
+    /// hash: `handed`, `settled`, `opened` in Unix ms; `below`, a count; `closed` if the generation is.
+    /// No TTL.
+    pub(super) fn horizon(&self) -> String {
+        self.key("horizon")
+    }
+
+    /// zset: mark of a record that is not to be delivered from its place -> its due, Unix ms.
+    pub(super) fn cancelled(&self) -> String {
+        self.key("cancelled")
+    }
+
+    /// hash: id -> entry, for clients' ids and for whatever was moved, parked or died.
+    pub(super) fn ids(&self) -> String {
+        self.key("ids")
+    }
+
+    /// zset: id with an entry -> the due time that S must pass before the entry may age, Unix ms.
+    pub(super) fn live(&self) -> String {
+        self.key("live")
+    }
+
+    /// zset: id with an entry whose message is gone -> when the entry goes, Unix ms.
+    pub(super) fn gone(&self) -> String {
+        self.key("gone")
+    }
+
+    /// hash: topic -> messages pending.
+    pub(super) fn pending(&self) -> String {
+        self.key("pending")
+    }
+
+    /// hash: id -> dead letter.
+    pub(super) fn dead(&self) -> String {
+        self.key("dead")
+    }
+
+    /// pub/sub channel: the due time of an insert that the owner has to know of.
+    pub(super) fn wake(&self) -> String {
+        self.key("wake")
+    }
+}

@@ -1,0 +1,451 @@
+//! Finding, cancelling and moving one message by its id. The index is always asked first (R7).
+
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use redis::RedisError;
+use redis::aio::MultiplexedConnection;
+use tracing::warn;
+
+use crate::id::{MessageId, Place};
+use crate::message::{Due, UnixMs};
+use crate::shard::ShardId;
+use crate::store::connect::{Connected, is_broken, was_refused};
+use crate::store::core::Core;
+use crate::store::entry::{Entry, Kind, mark_of};
+use crate::store::pack::{Pack, Record};
+use crate::store::packing::Scores as _;
+use crate::store::script::{self, CancelReply, Move, Named, PlaceReply};
+use crate::store::{Cancel, Error, ErrorKind, Reschedule, State, Stored};
+
+/// Most messages of one cancel script; those whose packs may be large, in fewer: their bytes pass
+/// through Lua.
+const CANCELS_MAX: usize = 100;
+const BIG_CANCELS_MAX: usize = 4;
+/// How often a message that moves while it is looked at is looked at again.
+const LOOKS_MAX: u32 = 20;
+/// A message that is moved to now is stamped so far ahead of the estimate, in ms.
+const AHEAD_MS: u64 = 2;
+
+/// A message, where it is and how it stands.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) shard: ShardId,
+    pub(super) id: String,
+    /// The entry as it was read; empty if there is none.
+    pub(super) entry_read: Vec<u8>,
+    pub(super) digest: u64,
+    pub(super) place: Place,
+    pub(super) due: UnixMs,
+    pub(super) standing: Standing,
+    /// Records in its pack now.
+    pub(super) records: usize,
+    pub(super) record: Option<Record>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Scheduled,
+    InFlight,
+    Cancelled,
+    Dead,
+    Gone,
+}
+
+/// Maps a failed question; the link is given up if the failure says so.
+pub(super) fn asked(core: &Core, link: &Connected, error: RedisError) -> Error {
+    warn!(%error, "redis did not do what was asked");
+    if is_broken(&error) {
+        core.ask.give_up(link.number);
+    }
+    let kind = if was_refused(&error) {
+        ErrorKind::Refused
+    } else {
+        ErrorKind::Unknown
+    };
+    Error::caused(kind, error)
+}
+
+/// The connection for questions.
+pub(super) fn link(core: &Core) -> Result<Connected, Error> {
+    core.ask
+        .current()
+        .ok_or_else(|| Error::new(ErrorKind::Unavailable))
+}
+
+fn shard_of(core: &Core, id: &MessageId) -> ShardId {
+    match id {
+        MessageId::Minted(minted) => minted.shard,
+        MessageId::Client(client) => core.topology.shard_of(client),
+    }
+}
+
+/// Looks for a message. `None`: the index does not know the client's id.
+pub(super) async fn find(core: &Core, id: &MessageId) -> Result<Option<Found>, Error> {
+    let mut link = link(core)?;
+    let shard = shard_of(core, id);
+    if shard.generation != core.topology.generation || shard.index >= core.topology.shards {
+        return Ok(None);
+    }
+    let text = core.id_key.text(id);
+    let mut at = match id {
+        MessageId::Minted(minted) => Some((minted.place, minted.due, false, 0)),
+        MessageId::Client(_) => None,
+    };
+    let mut expected = Vec::new();
+    for _ in 0..LOOKS_MAX {
+        let look = look(
+            core,
+            &mut link.connection,
+            shard,
+            &text,
+            at.map(|(place, ..)| place),
+        )
+        .await;
+        let (entry_read, horizons, packs, marked) =
+            look.map_err(|error| asked(core, &link, error))?;
+        if entry_read == expected {
+            let Some((place, due, maybe, digest)) = at else {
+                return Ok(None);
+            };
+            let dead = entry_read.first() == Some(&b'D');
+            let cancelled = marked || entry_read.first() == Some(&b'C');
+            let standing = stand(due, horizons, maybe, cancelled, dead);
+            let (records, record) = record_at(place, packs)?;
+            return Ok(Some(Found {
+                shard,
+                id: text,
+                entry_read,
+                digest,
+                place,
+                due,
+                standing,
+                records,
+                record,
+            }));
+        }
+        let entry = Entry::parse(&entry_read).ok_or_else(|| Error::new(ErrorKind::Corrupt))?;
+        at = Some((entry.place, entry.due, entry.maybe, entry.digest));
+        expected = entry_read;
+        if entry.kind != Kind::Stored {
+            // Its place says nothing any more; one more look would only read what is gone.
+            let dead = entry.kind == Kind::Dead;
+            let standing = if dead {
+                Standing::Dead
+            } else {
+                Standing::Cancelled
+            };
+            let (place, due, digest) = (entry.place, entry.due, entry.digest);
+            let (records, record, entry_read) = (0, None, expected);
+            return Ok(Some(Found {
+                shard,
+                id: text,
+                entry_read,
+                digest,
+                place,
+                due,
+                standing,
+                records,
+                record,
+            }));
+        }
+    }
+    Err(Error::caused(
+        ErrorKind::Unavailable,
+        "the message moves faster than it can be found",
+    ))
+}
+
+fn stand(
+    due: UnixMs,
+    (handed, settled): (UnixMs, UnixMs),
+    maybe: bool,
+    cancelled: bool,
+    dead: bool,
+) -> Standing {
+    if dead {
+        Standing::Dead
+    } else if cancelled {
+        Standing::Cancelled
+    } else if due <= settled {
+        Standing::Gone
+    } else if due <= handed || maybe {
+        Standing::InFlight
+    } else {
+        Standing::Scheduled
+    }
+}
+
+type Look = (Vec<u8>, (UnixMs, UnixMs), Vec<(Vec<u8>, Place)>, bool);
+
+/// One consistent look: the entry, the horizons, and what lies at `place`.
+async fn look(
+    core: &Core,
+    connection: &mut MultiplexedConnection,
+    shard: ShardId,
+    id: &str,
+    place: Option<Place>,
+) -> Result<Look, RedisError> {
+    type Horizons = (Option<u64>, Option<u64>);
+    let keys = core.keys.shard(shard);
+    let mut pipeline = redis::Pipeline::with_capacity(4);
+    pipeline.atomic();
+    pipeline.cmd("HGET").arg(keys.ids()).arg(id);
+    pipeline
+        .cmd("HMGET")
+        .arg(keys.horizon())
+        .arg("handed")
+        .arg("settled");
+    let unpack =
+        |(handed, settled): Horizons| (UnixMs(handed.unwrap_or(0)), UnixMs(settled.unwrap_or(0)));
+    let Some(place) = place else {
+        let (entry, horizons): (Option<Vec<u8>>, Horizons) =
+            pipeline.query_async(connection).await?;
+        return Ok((
+            entry.unwrap_or_default(),
+            unpack(horizons),
+            Vec::new(),
+            false,
+        ));
+    };
+    let score = place.score.0;
+    pipeline
+        .cmd("ZRANGEBYSCORE")
+        .arg(keys.due())
+        .arg(score)
+        .arg(score);
+    pipeline
+        .cmd("ZSCORE")
+        .arg(keys.cancelled())
+        .arg(&mark_of(place)[..]);
+    let (entry, horizons, packs, mark): (Option<Vec<u8>>, Horizons, Vec<Vec<u8>>, Option<f64>) =
+        pipeline.query_async(connection).await?;
+    let packs = packs.into_iter().map(|pack| (pack, place)).collect();
+    Ok((
+        entry.unwrap_or_default(),
+        unpack(horizons),
+        packs,
+        mark.is_some(),
+    ))
+}
+
+fn record_at(place: Place, packs: Vec<(Vec<u8>, Place)>) -> Result<(usize, Option<Record>), Error> {
+    for (value, _) in packs {
+        let pack = Pack::decode(place.score, Bytes::from(value))
+            .map_err(|bad| Error::caused(ErrorKind::Corrupt, bad))?;
+        if pack.nonce == place.nonce {
+            let records = pack.records.len();
+            let record = pack
+                .records
+                .into_iter()
+                .find(|r| r.position == place.position);
+            return Ok((records, record));
+        }
+    }
+    Ok((0, None))
+}
+
+/// What GET answers, but for dead letters.
+pub(super) fn stored(id: MessageId, found: Found) -> Option<Stored> {
+    let state = match found.standing {
+        Standing::Scheduled => State::Scheduled,
+        Standing::InFlight => State::InFlight,
+        Standing::Cancelled | Standing::Dead | Standing::Gone => return None,
+    };
+    let record = found.record?;
+    Some(Stored {
+        id,
+        topic: record.topic,
+        body: record.body,
+        due: found.due,
+        state,
+        reason: None,
+    })
+}
+
+/// Cancels each of `ids`, one script per shard and chunk, all under way together.
+pub(super) async fn cancel(core: &Core, ids: &[MessageId]) -> Result<Vec<Cancel>, Error> {
+    let link = link(core)?;
+    let mut chunks: Vec<(ShardId, bool, Vec<(usize, Named)>)> = Vec::new();
+    for (index, id) in ids.iter().enumerate() {
+        let (shard, id_text) = (shard_of(core, id), core.id_key.text(id));
+        let place = match id {
+            MessageId::Minted(minted) => Some((minted.place, minted.due)),
+            MessageId::Client(_) => None,
+        };
+        // A client's id does not say how large its pack is.
+        let big = place.is_none_or(|(place, _)| Core::is_big(place.score));
+        let max = if big { BIG_CANCELS_MAX } else { CANCELS_MAX };
+        let named = (index, Named { id: id_text, place });
+        let room =
+            |(s, b, c): &&mut (ShardId, bool, Vec<_>)| *s == shard && *b == big && c.len() < max;
+        match chunks.iter_mut().rev().find(|chunk| room(chunk)) {
+            Some((_, _, chunk)) => chunk.push(named),
+            None => chunks.push((shard, big, vec![named])),
+        }
+    }
+    let asking = chunks.into_iter().map(|(shard, _, chunk)| {
+        let mut connection = link.connection.clone();
+        async move {
+            let (indexes, named): (Vec<usize>, Vec<Named>) = chunk.into_iter().unzip();
+            let keys = core.keys.shard(shard);
+            let window = core.config.dedupe_window;
+            let replies = script::cancel(&mut connection, &keys, window, &named).await?;
+            Ok::<_, RedisError>(indexes.into_iter().zip(replies))
+        }
+    });
+    let mut answers = vec![Cancel::NotFound; ids.len()];
+    for (index, reply) in try_join_all(asking)
+        .await
+        .map_err(|error| asked(core, &link, error))?
+        .into_iter()
+        .flatten()
+    {
+        if let Some(answer) = answers.get_mut(index) {
+            *answer = match reply {
+                CancelReply::Cancelled => Cancel::Cancelled,
+                CancelReply::InFlight => Cancel::InFlight,
+                CancelReply::Gone => Cancel::NotFound,
+                CancelReply::Dead => Cancel::Dead,
+            };
+        }
+    }
+    Ok(answers)
+}
+
+/// Moves a message to another time.
+pub(super) async fn reschedule(core: &Core, id: &MessageId, due: Due) -> Result<Reschedule, Error> {
+    let mut floor = UnixMs(0);
+    for _ in 0..LOOKS_MAX {
+        let Some(found) = find(core, id).await? else {
+            return Ok(Reschedule::NotFound);
+        };
+        match found.standing {
+            Standing::Scheduled => {}
+            Standing::InFlight => return Ok(Reschedule::InFlight),
+            Standing::Cancelled => return Ok(Reschedule::Cancelled),
+            Standing::Dead => return Ok(Reschedule::Dead),
+            Standing::Gone => return Ok(Reschedule::NotFound),
+        }
+        // Only after a failover: the id is ours, and what it names was lost.
+        let Some(record) = &found.record else {
+            return Ok(Reschedule::NotFound);
+        };
+        let to_due = stamp(core, due)?.max(floor);
+        let new = Placed::new(
+            core,
+            found.shard,
+            record,
+            &found.id,
+            to_due,
+            false,
+            found.digest,
+        );
+        let change = Move {
+            id: &found.id,
+            entry_read: &found.entry_read,
+            from: found.place,
+            from_due: found.due,
+            from_records: found.records,
+            to: new.place.score,
+            pack: &new.value,
+            entry: &new.entry,
+        };
+        let mut link = link(core)?;
+        let sent = core.clock.monotonic();
+        let keys = core.keys.shard(found.shard);
+        let (now_us, reply) = script::shift(&mut link.connection, &keys, &change)
+            .await
+            .map_err(|error| asked(core, &link, error))?;
+        core.clock.learn(now_us, sent);
+        match reply {
+            PlaceReply::Ok => return Ok(Reschedule::Moved(to_due)),
+            PlaceReply::InFlight => return Ok(Reschedule::InFlight),
+            PlaceReply::Gone => return Ok(Reschedule::NotFound),
+            PlaceReply::Cancelled => return Ok(Reschedule::Cancelled),
+            PlaceReply::Late(limit) => floor = limit.plus_ms(AHEAD_MS),
+            PlaceReply::Closed => {
+                return Err(Error::caused(
+                    ErrorKind::Refused,
+                    "the shard's generation is closed",
+                ));
+            }
+            // Another k, or another look.
+            _ => {}
+        }
+    }
+    Err(Error::caused(
+        ErrorKind::Unavailable,
+        "the message moves faster than it can be moved",
+    ))
+}
+
+/// The due time that a move asks for, by Redis's clock.
+pub(super) fn stamp(core: &Core, due: Due) -> Result<UnixMs, Error> {
+    let now = core.clock.upper();
+    if now == UnixMs(0) {
+        return Err(Error::new(ErrorKind::Unavailable));
+    }
+    let asked = match due {
+        Due::After(delay) => now.after(delay),
+        Due::At(at) => at,
+    };
+    Ok(asked.max(now.plus_ms(AHEAD_MS)))
+}
+
+/// A pack of one at a new place, for a message that keeps its id.
+#[derive(Debug)]
+pub(super) struct Placed {
+    pub(super) place: Place,
+    pub(super) value: Vec<u8>,
+    pub(super) entry: String,
+}
+
+impl Placed {
+    pub(super) fn new(
+        core: &Core,
+        shard: ShardId,
+        record: &Record,
+        id: &str,
+        due: UnixMs,
+        maybe: bool,
+        digest: u64,
+    ) -> Self {
+        let mut scores = core.scores(shard);
+        let big = record.body.len() > core.config.pack_bytes;
+        let place = Place {
+            score: scores.next(due, big),
+            nonce: scores.nonce(),
+            position: 0,
+        };
+        let id = Some(Bytes::copy_from_slice(id.as_bytes()));
+        let record = Record {
+            position: 0,
+            due,
+            maybe,
+            id,
+            ..record.clone()
+        };
+        let (score, nonce) = (place.score, place.nonce);
+        let value = Pack {
+            score,
+            nonce,
+            stored: 1,
+            records: vec![record],
+            len: 0,
+        }
+        .encode();
+        let entry = Entry {
+            kind: Kind::Stored,
+            place,
+            due,
+            maybe,
+            digest,
+        }
+        .to_text();
+        Self {
+            place,
+            value,
+            entry,
+        }
+    }
+}

@@ -1,0 +1,82 @@
+-- cancel: marks records so that they are not delivered from where they lie.
+-- KEYS[1] due      zset  pack -> score          KEYS[2] horizon    hash  handed, settled, opened
+-- KEYS[3] ids      hash  id -> entry            KEYS[4] cancelled  zset  mark -> due, Unix ms
+-- KEYS[5] live     zset  id -> due              KEYS[6] gone       zset  id -> when its entry goes
+-- KEYS[7] pending  hash  topic -> messages
+-- ARGV[1] dedupe_window_ms, then of each message: id, score (text; "" of a client's id), nonce,
+--   position, due_ms, mark
+-- returns one of "cancelled" | "in_flight" | "gone" | "dead" for each message
+-- An entry is "S score nonce position due maybe digest mark-in-hex": stored there; or "C ...": cancelled; or
+-- "D ...": a dead letter. R1 the bytes of an opened pack stay; R7 the index is asked first; R8 maybe.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local horizon = redis.call('HMGET', KEYS[2], 'handed', 'settled', 'opened')
+local handed, settled = tonumber(horizon[1] or '0'), tonumber(horizon[2] or '0')
+local opened = tonumber(horizon[3] or '0')
+-- A first write that frees memory, though it does nothing: after it Redis lets the script write also when
+-- maxmemory is reached, so that cancelling keeps working when inserts are refused.
+redis.call('ZREM', KEYS[4], '')
+
+local function u16(text, at)
+  local high, low = string.byte(text, at, at + 1)
+  return high * 256 + low
+end
+
+-- The topic of a record, from the pack's directory, and how many records the pack has.
+local function topic_of(score, nonce, position)
+  for _, pack in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], score, score)) do
+    if string.byte(pack, 1) == 1 and u16(pack, 3) * 65536 + u16(pack, 5) == nonce then
+      local count, topics, at = u16(pack, 9), {}, 12
+      for t = 1, string.byte(pack, 11) do
+        local len = string.byte(pack, at)
+        topics[t] = string.sub(pack, at + 1, at + len)
+        at = at + 1 + len
+      end
+      for record = 0, count - 1 do
+        if u16(pack, at + record * 3) == position then
+          return topics[string.byte(pack, at + record * 3 + 2) + 1], count
+        end
+      end
+    end
+  end
+end
+
+local function cancel(id, score, nonce, position, due, mark)
+  local entry, maybe = redis.call('HGET', KEYS[3], id), false
+  if entry then
+    local kind = string.sub(entry, 1, 1)
+    if kind == 'C' then return 'cancelled' end
+    if kind == 'D' then return 'dead' end
+    local s, n, p, d, m, _, hex = string.match(entry, '^S (%d+) (%d+) (%d+) (%d+) (%d) (%x+) (%x+)$')
+    score, nonce, position, due, maybe = s, n, p, d, m == '1'
+    mark = string.gsub(hex, '%x%x', function(pair) return string.char(tonumber(pair, 16)) end)
+  elseif score == '' then
+    return 'gone'
+  end
+  due = tonumber(due)
+  if redis.call('ZSCORE', KEYS[4], mark) then return 'cancelled' end
+  if due <= settled then return 'gone' end
+  if due <= handed or maybe then return 'in_flight' end
+
+  local topic, count = topic_of(score, tonumber(nonce), tonumber(position))
+  -- Only after a failover: the id is ours, and what it names was lost.
+  if not topic then return 'gone' end
+  redis.call('ZADD', KEYS[4], due, mark)
+  if redis.call('HINCRBY', KEYS[7], topic, -1) <= 0 then redis.call('HDEL', KEYS[7], topic) end
+  if count == 1 and math.floor(tonumber(score) / 2048) > opened then
+    redis.call('ZREMRANGEBYSCORE', KEYS[1], score, score)
+  end
+  if entry then
+    redis.call('HSET', KEYS[3], id, 'C' .. string.sub(entry, 2))
+    redis.call('ZREM', KEYS[5], id)
+    redis.call('ZADD', KEYS[6], now + ARGV[1], id)
+  end
+  return 'cancelled'
+end
+
+local answers = {}
+for at = 2, #ARGV, 6 do
+  answers[#answers + 1] =
+    cancel(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5])
+end
+return answers

@@ -1,0 +1,62 @@
+-- park: in the owner's session, takes messages out of the way: to a later time, or to the dead letters.
+-- KEYS[1] due      zset    pack -> score        KEYS[2] claim      string  token
+-- KEYS[3] horizon  hash    handed, opened, below                   KEYS[4] ids  hash  id -> entry
+-- KEYS[5] cancelled  zset  mark -> due          KEYS[6] live       zset    id -> due
+-- KEYS[7] pending  hash    topic -> messages    KEYS[8] dead       hash    id -> dead letter
+-- ARGV[1] wake channel  ARGV[2] token
+-- ARGV[3] score (text) of the pack that the messages go to, "" for the dead letters
+-- ARGV[4] its due_ms, or the most dead letters that there may be   ARGV[5] that pack, or ""
+-- ARGV[6..] of each message: id, old mark, old due_ms, new entry, new due_ms, topic, dead letter or ""
+-- returns {"ok" | "fenced" | "full", now_us} | {"late" | "taken", now_us, limit_ms}
+--       | {"marked", now_us, id, ...}: these were cancelled or moved; nothing was written
+-- R8: one script, under the token; after a lost reply it is sent again (mark and entry there = done).
+local time = redis.call('TIME')
+local now_us = string.format('%.0f', time[1] * 1000000 + time[2])
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if redis.call('GET', KEYS[2]) ~= ARGV[2] then return {'fenced', now_us} end
+-- A first write that frees memory, though it does nothing: after it Redis lets the script write also when
+-- maxmemory is reached, so that parking keeps working when inserts are refused.
+redis.call('ZREM', KEYS[5], '')
+local horizon = redis.call('HMGET', KEYS[3], 'handed', 'opened')
+local handed, opened = tonumber(horizon[1] or '0'), tonumber(horizon[2] or '0')
+local limit = string.format('%.0f', math.max(now, handed))
+local to_dead = ARGV[3] == ''
+
+local marked, done = {}, 0
+for at = 6, #ARGV, 7 do
+  if redis.call('ZSCORE', KEYS[5], ARGV[at + 1]) then
+    if redis.call('HGET', KEYS[4], ARGV[at]) == ARGV[at + 3] then
+      done = done + 1
+    else
+      marked[#marked + 1] = ARGV[at]
+    end
+  end
+end
+local count = (#ARGV - 5) / 7
+if done == count then return {'ok', now_us} end
+if #marked > 0 then return {'marked', now_us, unpack(marked)} end
+if to_dead then
+  if redis.call('HLEN', KEYS[8]) + count > tonumber(ARGV[4]) then return {'full', now_us} end
+else
+  if tonumber(ARGV[4]) <= handed then return {'late', now_us, limit} end
+  if redis.call('ZCOUNT', KEYS[1], ARGV[3], ARGV[3]) > 0 then return {'taken', now_us, limit} end
+  redis.call('ZADD', KEYS[1], ARGV[3], ARGV[5])
+end
+
+for at = 6, #ARGV, 7 do
+  local id, old_due, new_due = ARGV[at], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 4])
+  redis.call('ZADD', KEYS[5], old_due, ARGV[at + 1])
+  redis.call('HSET', KEYS[4], id, ARGV[at + 3])
+  if to_dead then
+    redis.call('HSET', KEYS[8], id, ARGV[at + 6])
+    redis.call('ZREM', KEYS[6], id)
+    if redis.call('HINCRBY', KEYS[7], ARGV[at + 5], -1) <= 0 then redis.call('HDEL', KEYS[7], ARGV[at + 5]) end
+  else
+    redis.call('ZADD', KEYS[6], math.max(old_due, new_due), id)
+  end
+end
+if not to_dead and tonumber(ARGV[4]) <= opened then
+  redis.call('HINCRBY', KEYS[3], 'below', 1)
+  redis.call('PUBLISH', ARGV[1], ARGV[4])
+end
+return {'ok', now_us}

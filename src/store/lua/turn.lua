@@ -1,0 +1,77 @@
+-- turn: claim or extend, settle what nsqd confirmed, hand out up to now. Numbers only: but for the
+-- head of a shard that goes idle, no body passes through Lua. The packs come from the ZRANGEBYSCORE in
+-- the same MULTI, the marks from the one after it (R6).
+-- KEYS[1] due        zset    pack -> score
+-- KEYS[2] claim      string  token, PX claim_ttl_ms
+-- KEYS[3] horizon    hash    handed, settled, opened: Unix ms; below: count; no TTL
+-- KEYS[4] cancelled  zset    mark -> due, Unix ms
+-- KEYS[5] pending    hash    topic -> messages
+-- ARGV[1] token            ARGV[2] claim_ttl_ms     ARGV[3] settle_to_ms, 0: nothing to settle
+-- ARGV[4] hand_out_to_ms, 0: nothing to hand out    ARGV[5] open_to_ms
+-- ARGV[6] idle_until_ms: 0, or release the claim and sleep until the head is due, or until this
+-- ARGV[7..] finished packs: score (text), topics, then topics x (topic, messages delivered)
+-- returns {"ok", now_us, handed, settled, opened, below, taken, head_ms}
+--         taken "1": the claim was free, so nothing is known; head_ms "" but for a shard gone idle
+--       | {"busy", now_us, ms_left}: somebody else's claim; nothing was written
+-- why TIME here: the shard has one clock, so instances with skew never deliver early.
+local time = redis.call('TIME')
+local now_us = string.format('%.0f', time[1] * 1000000 + time[2])
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local ttl = tonumber(ARGV[2])
+local holder = redis.call('GET', KEYS[2])
+if holder and holder ~= ARGV[1] then
+  local left = redis.call('PTTL', KEYS[2])
+  -- Redis's clock jumped back, or the key lost its TTL: no claim outlives claim_ttl.
+  if left < 0 or left > ttl then
+    redis.call('PEXPIRE', KEYS[2], ttl)
+    left = ttl
+  end
+  return {'busy', now_us, tostring(left)}
+end
+-- A first write that frees memory, though it does nothing: after it Redis lets the script write also when
+-- maxmemory is reached, so that settling keeps working when inserts are refused.
+redis.call('ZREM', KEYS[4], '')
+
+local function text(number) return string.format('%.0f', number) end
+local horizon = redis.call('HMGET', KEYS[3], 'handed', 'settled', 'opened', 'below')
+local handed, settled = tonumber(horizon[1] or '0'), tonumber(horizon[2] or '0')
+local opened, below = tonumber(horizon[3] or '0'), horizon[4] or '0'
+
+-- settle
+if tonumber(ARGV[3]) > settled then
+  settled = math.min(tonumber(ARGV[3]), handed)
+  -- A pack that lies there still may begin up to 4095 ms (the longest window) before S. Its marks stay,
+  -- so that a successor knows which of its records were delivered.
+  redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', text(settled - 4096))
+end
+local at = 7
+while ARGV[at] do
+  local removed = redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[at], ARGV[at])
+  at = at + 2
+  for _ = 1, tonumber(ARGV[at - 1]) do
+    -- Counted where the bytes go, once, whoever removes them.
+    if removed == 1 and redis.call('HINCRBY', KEYS[5], ARGV[at], -ARGV[at + 1]) <= 0 then
+      redis.call('HDEL', KEYS[5], ARGV[at])
+    end
+    at = at + 2
+  end
+end
+
+-- hand out
+handed = math.max(handed, math.min(tonumber(ARGV[4]), now))
+opened = math.max(opened, tonumber(ARGV[5]))
+local idle_until, head = tonumber(ARGV[6]), ''
+if idle_until > 0 then
+  local first = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  if first[2] then
+    local head_ms = math.floor(tonumber(first[2]) / 2048)
+    head = text(head_ms)
+    idle_until = math.min(idle_until, head_ms)
+  end
+  opened = math.max(opened, idle_until)
+  redis.call('DEL', KEYS[2])
+else
+  redis.call('SET', KEYS[2], ARGV[1], 'PX', ttl)
+end
+redis.call('HSET', KEYS[3], 'handed', text(handed), 'settled', text(settled), 'opened', text(opened))
+return {'ok', now_us, text(handed), text(settled), text(opened), below, holder and '0' or '1', head}

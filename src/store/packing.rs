@@ -1,0 +1,286 @@
+//! Turns messages that go to one shard in one write into packs. Pure: the caller has stamped the due
+//! times and gives scores.
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::id::{MintedId, PACK_RECORDS_MAX, Place, Score};
+use crate::message::{Due, Message, TopicName, UnixMs};
+use crate::shard::ShardId;
+use crate::store::entry::{Entry, Kind};
+use crate::store::pack::{Pack, RECORD_OVERHEAD_MAX, Record};
+use crate::store::script::NewPack;
+
+/// Most topics of one pack: its directory numbers them with a byte.
+const TOPICS_MAX: usize = 200;
+
+/// A message with its due time.
+#[derive(Debug, Clone)]
+pub(super) struct Stamped {
+    pub(super) due: UnixMs,
+    pub(super) message: Message,
+}
+
+/// Bounds of one pack.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PackLimits {
+    pub(super) window_ms: u64,
+    pub(super) bytes: usize,
+}
+
+/// Packs, and where each message went, in the order given.
+#[derive(Debug)]
+pub(super) struct Packed {
+    pub(super) packs: Vec<NewPack>,
+    pub(super) minted: Vec<MintedId>,
+}
+
+/// Where a shard's next packs may go.
+pub(super) trait Scores {
+    /// A score for a pack that begins at `due`. `big`: its one body is over the pack size.
+    fn next(&mut self, due: UnixMs, big: bool) -> Score;
+    /// A nonce.
+    fn nonce(&mut self) -> u32;
+}
+
+/// Groups messages by due time into packs within `limits`.
+pub(super) fn pack(
+    shard: ShardId,
+    messages: &[Stamped],
+    limits: PackLimits,
+    scores: &mut impl Scores,
+) -> Packed {
+    let mut order: Vec<usize> = (0..messages.len()).collect();
+    order.sort_by_key(|index| messages.get(*index).map(|m| m.due));
+    let mut packed = Packed {
+        packs: Vec::new(),
+        minted: Vec::new(),
+    };
+    let mut places: Vec<Option<MintedId>> = vec![None; messages.len()];
+    let mut group: Vec<(usize, &Stamped)> = Vec::new();
+    let mut bytes = 0;
+    for index in order {
+        let Some(stamped) = messages.get(index) else {
+            continue;
+        };
+        let size = stamped.message.body.len() + RECORD_OVERHEAD_MAX;
+        let fits = group.first().is_none_or(|(_, first)| {
+            stamped.due.ms_since(first.due) <= limits.window_ms
+                && bytes + size <= limits.bytes
+                && group.len() < usize::from(PACK_RECORDS_MAX)
+                && (group.len() < TOPICS_MAX || topics_of(&group) < TOPICS_MAX)
+        });
+        if !fits {
+            close(
+                shard,
+                &mut group,
+                limits,
+                scores,
+                &mut packed.packs,
+                &mut places,
+            );
+            bytes = 0;
+        }
+        bytes += size;
+        group.push((index, stamped));
+    }
+    close(
+        shard,
+        &mut group,
+        limits,
+        scores,
+        &mut packed.packs,
+        &mut places,
+    );
+    packed.minted = places.into_iter().flatten().collect();
+    debug_assert_eq!(packed.minted.len(), messages.len());
+    packed
+}
+
+fn topics_of(group: &[(usize, &Stamped)]) -> usize {
+    let topics: std::collections::HashSet<_> =
+        group.iter().map(|(_, m)| &m.message.topic).collect();
+    topics.len()
+}
+
+fn close(
+    shard: ShardId,
+    group: &mut Vec<(usize, &Stamped)>,
+    limits: PackLimits,
+    scores: &mut impl Scores,
+    packs: &mut Vec<NewPack>,
+    places: &mut [Option<MintedId>],
+) {
+    let Some((_, first)) = group.first() else {
+        return;
+    };
+    let big = first.message.body.len() + RECORD_OVERHEAD_MAX > limits.bytes;
+    let score = scores.next(first.due, big);
+    let nonce = scores.nonce();
+    let count = u16::try_from(group.len()).unwrap_or(PACK_RECORDS_MAX);
+    let mut ids = Vec::new();
+    let mut topics: Vec<(TopicName, u64)> = Vec::new();
+    let mut records = Vec::with_capacity(group.len());
+    for (position, (index, stamped)) in (0_u16..).zip(group.drain(..)) {
+        let Stamped { due, message } = stamped;
+        let place = Place {
+            score,
+            nonce,
+            position,
+        };
+        if let Some(slot) = places.get_mut(index) {
+            *slot = Some(MintedId {
+                due: *due,
+                shard,
+                place,
+                count,
+            });
+        }
+        match topics
+            .iter_mut()
+            .rfind(|(topic, _)| *topic == message.topic)
+        {
+            Some((_, messages)) => *messages += 1,
+            None => topics.push((message.topic.clone(), 1)),
+        }
+        let id = message.id.as_ref().map(|id| {
+            let digest = digest_of(message);
+            let entry = Entry {
+                kind: Kind::Stored,
+                place,
+                due: *due,
+                maybe: false,
+                digest,
+            };
+            ids.push((id.as_str().to_owned(), entry.to_text(), *due));
+            Bytes::copy_from_slice(id.as_str().as_bytes())
+        });
+        let (topic, body) = (message.topic.clone(), message.body.clone());
+        records.push(Record {
+            position,
+            due: *due,
+            topic,
+            maybe: false,
+            id,
+            body,
+        });
+    }
+    let value = Pack {
+        score,
+        nonce,
+        stored: count,
+        records,
+        len: 0,
+    }
+    .encode();
+    let topics = topics
+        .into_iter()
+        .map(|(topic, n)| (topic.as_str().to_owned(), n))
+        .collect();
+    packs.push(NewPack {
+        score,
+        value,
+        topics,
+        ids,
+    });
+}
+
+/// What a client gave for an id: topic, body, and the delay or time as it gave it, so that a retried
+/// relative delay is the same message.
+pub(super) fn digest_of(message: &Message) -> u64 {
+    let mut hash = Xxh3::new();
+    hash.update(message.topic.as_str().as_bytes());
+    let (kind, value) = match message.due {
+        Due::After(delay) => (b"+", delay.0),
+        Due::At(at) => (b"@", at.0),
+    };
+    hash.update(kind);
+    hash.update(&value.to_be_bytes());
+    hash.update(&message.body);
+    // 0 means that there is no digest.
+    hash.digest().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::message::{ClientId, Delay};
+    use crate::shard::Generation;
+
+    struct Counting(u64);
+
+    impl Scores for Counting {
+        fn next(&mut self, due: UnixMs, _big: bool) -> Score {
+            self.0 += 1;
+            Score::new(due, self.0)
+        }
+        fn nonce(&mut self) -> u32 {
+            7
+        }
+    }
+
+    const SHARD: ShardId = ShardId {
+        generation: Generation(1),
+        index: 2,
+    };
+
+    fn stamped(due: u64, len: usize, topic: u8, id: Option<String>) -> Stamped {
+        Stamped {
+            due: UnixMs(due),
+            message: Message {
+                topic: TopicName::parse(format!("t{topic}").as_bytes()).unwrap(),
+                body: Bytes::from(vec![b'x'; len]),
+                due: Due::After(Delay(5)),
+                id: id.map(|id| ClientId::parse(id.as_bytes()).unwrap()),
+            },
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_message_is_where_its_id_says(
+            given in proptest::collection::vec((1_000_u64..6_000, 1_usize..400, 0_u8..3), 1..80),
+            window_ms in 0_u64..2_000, bytes in 100_usize..2_000,
+        ) {
+            let messages: Vec<_> =
+                given.iter().map(|(due, len, topic)| stamped(*due, *len, *topic, None)).collect();
+            let limits = PackLimits { window_ms, bytes };
+            let packed = pack(SHARD, &messages, limits, &mut Counting(0));
+            let decoded: Vec<_> = packed.packs.iter()
+                .map(|p| Pack::decode(p.score, Bytes::from(p.value.clone())).unwrap()).collect();
+            for (message, id) in messages.iter().zip(&packed.minted) {
+                let pack = decoded.iter().find(|p| p.score == id.place.score).unwrap();
+                let record = &pack.records[usize::from(id.place.position)];
+                prop_assert_eq!(record.due, message.due);
+                prop_assert_eq!(&record.topic, &message.message.topic);
+                prop_assert_eq!(&record.body, &message.message.body);
+            }
+            for pack in &decoded {
+                let last = pack.records.iter().map(|r| r.due).max().unwrap();
+                prop_assert!(last.ms_since(pack.score.due()) <= window_ms);
+                let body_bytes: usize = pack.records.iter().map(|r| r.body.len()).sum();
+                prop_assert!(pack.records.len() == 1 || body_bytes <= bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_message_given_again_has_the_same_digest() {
+        let digest = |m: &Stamped| digest_of(&m.message);
+        let first = stamped(1_000, 5, 0, Some("a".into()));
+        assert_eq!(
+            digest(&first),
+            digest(&stamped(9_000, 5, 0, Some("a".into())))
+        );
+        assert_ne!(
+            digest(&first),
+            digest(&stamped(1_000, 6, 0, Some("a".into())))
+        );
+        assert_ne!(
+            digest(&first),
+            digest(&stamped(1_000, 5, 1, Some("a".into())))
+        );
+    }
+}

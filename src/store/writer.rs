@@ -1,0 +1,359 @@
+//! Gathers what the doors accept into inserts: what came in while the last write was under way goes
+//! into the next one. Nobody waits to fill a pack.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use crate::id::MessageId;
+use crate::message::{Due, Message, UnixMs};
+use crate::shard::ShardId;
+use crate::store::connect::{Connected, is_broken, was_refused};
+use crate::store::core::Core;
+use crate::store::entry::{Entry, Kind};
+use crate::store::packing::{self, Packed, Stamped, digest_of};
+use crate::store::script::{self, InsertReply, Verdict};
+use crate::store::{Error, ErrorKind, Receipt};
+
+/// Most inserts of messages with minted ids that are under way at once. Two: while Redis works on
+/// one, the next gathers and is sent.
+const INSERTS_MAX: usize = 2;
+/// How often one insert is stamped or placed anew before it is given up.
+const ATTEMPTS_MAX: u32 = 30;
+/// A message that is due at once is stamped so far ahead of the estimate, in ms: its insert takes a
+/// moment to arrive, and nothing may appear at or under H.
+const AHEAD_MS: u64 = 2;
+/// What a message costs the queue besides its body.
+const REQUEST_OVERHEAD: usize = 200;
+
+type Reply = oneshot::Sender<Result<Vec<Receipt>, Error>>;
+
+/// Messages that one caller wants stored, all or none.
+#[derive(Debug)]
+struct Request {
+    messages: Vec<Message>,
+    bytes: usize,
+    reply: Reply,
+}
+
+/// The way into the queue.
+#[derive(Debug)]
+pub(super) struct Writer {
+    queue: mpsc::UnboundedSender<Request>,
+    queued_bytes: Arc<AtomicUsize>,
+    bytes_max: usize,
+}
+
+impl Writer {
+    /// Starts the gathering; it ends when `stop` is given and the queue is empty.
+    pub(super) fn start(core: &Arc<Core>, stop: CancellationToken) -> Self {
+        let (queue, requests) = mpsc::unbounded_channel();
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let gatherer = Gatherer {
+            core: Arc::clone(core),
+            requests,
+            queued_bytes: Arc::clone(&queued_bytes),
+            next_shard: fastrand::u16(..),
+        };
+        core.tracker.spawn(gatherer.run(stop));
+        Self {
+            queue,
+            queued_bytes,
+            bytes_max: core.config.queue_bytes_max,
+        }
+    }
+
+    /// Stores `messages`, all or none. Refused at once when too much is queued.
+    pub(super) async fn store(&self, messages: Vec<Message>) -> Result<Vec<Receipt>, Error> {
+        let bodies: usize = messages.iter().map(|m| m.body.len()).sum();
+        let bytes = bodies + messages.len() * REQUEST_OVERHEAD;
+        let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if queued > 0 && queued + bytes > self.bytes_max {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(Error::caused(
+                ErrorKind::Refused,
+                "too many bytes wait for redis",
+            ));
+        }
+        let (reply, answer) = oneshot::channel();
+        if self
+            .queue
+            .send(Request {
+                messages,
+                bytes,
+                reply,
+            })
+            .is_err()
+        {
+            return Err(Error::caused(
+                ErrorKind::Unavailable,
+                "the store has stopped",
+            ));
+        }
+        answer
+            .await
+            .unwrap_or_else(|_dropped| Err(Error::new(ErrorKind::Unknown)))
+    }
+}
+
+struct Gatherer {
+    core: Arc<Core>,
+    requests: mpsc::UnboundedReceiver<Request>,
+    queued_bytes: Arc<AtomicUsize>,
+    next_shard: u16,
+}
+
+impl Gatherer {
+    async fn run(mut self, stop: CancellationToken) {
+        let mut inserts = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(bytes) = inserts.next(), if !inserts.is_empty() => {
+                    self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                }
+                request = self.requests.recv(), if inserts.len() < INSERTS_MAX => {
+                    let Some(request) = request else { break };
+                    for insertion in self.gather(request) {
+                        inserts.push(insertion.run(Arc::clone(&self.core)));
+                    }
+                }
+                () = stop.cancelled(), if inserts.is_empty() && self.requests.is_empty() => break,
+            }
+        }
+    }
+
+    /// Takes what is ready, up to `insert_bytes_max`, and sorts it by shard.
+    fn gather(&mut self, first: Request) -> Vec<Insertion> {
+        let bytes_max = self.core.config.insert_bytes_max;
+        let topology = self.core.topology;
+        self.next_shard = self.next_shard.wrapping_add(1);
+        let rotating = topology.shard(self.next_shard % topology.shards.max(1));
+        let mut insertions: Vec<Insertion> = Vec::new();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(request) = next.take() {
+            bytes += request.bytes;
+            let id = request.messages.first().and_then(|m| m.id.as_ref());
+            let shard = id.map_or(rotating, |id| topology.shard_of(id));
+            match insertions.iter_mut().find(|i| i.shard == shard) {
+                Some(insertion) => insertion.requests.push(request),
+                None => insertions.push(Insertion {
+                    shard,
+                    requests: vec![request],
+                }),
+            }
+            if bytes < bytes_max {
+                next = self.requests.try_recv().ok();
+            }
+        }
+        insertions
+    }
+}
+
+/// One insert: requests for one shard.
+struct Insertion {
+    shard: ShardId,
+    requests: Vec<Request>,
+}
+
+impl Insertion {
+    /// Stores the requests and answers them; returns their bytes.
+    async fn run(mut self, core: Arc<Core>) -> usize {
+        let bytes = self.requests.iter().map(|r| r.bytes).sum();
+        while !self.requests.is_empty() {
+            let later = self.split_repeated_ids();
+            self.store(&core).await;
+            self.requests = later;
+        }
+        bytes
+    }
+
+    /// The same id twice in one insert would leave one of them without an entry: the second waits
+    /// for the first one's answer.
+    fn split_repeated_ids(&mut self) -> Vec<Request> {
+        let mut seen = HashSet::new();
+        let id_of = |r: &Request| r.messages.first().and_then(|m| m.id.clone());
+        let (now, later) = std::mem::take(&mut self.requests)
+            .into_iter()
+            .partition(|r| id_of(r).is_none_or(|id| seen.insert(id)));
+        self.requests = now;
+        later
+    }
+
+    async fn store(&mut self, core: &Core) {
+        let mut floor = UnixMs(0);
+        for attempt in 0..ATTEMPTS_MAX {
+            if self.requests.is_empty() {
+                return;
+            }
+            let Some(mut link) = core.hot.current() else {
+                return self.fail(|| Error::new(ErrorKind::Unavailable));
+            };
+            let now = core.clock.upper();
+            if now == UnixMs(0) {
+                return self.fail(|| Error::new(ErrorKind::Unavailable));
+            }
+            let packed = self.pack(core, now, floor, attempt);
+            let sent = core.clock.monotonic();
+            let keys = core.keys.shard(self.shard);
+            let result = script::insert(&mut link.connection, &keys, &packed.packs).await;
+            match result {
+                Err(error) => return self.failed(core, &link, &error),
+                Ok((now_us, reply)) => {
+                    core.clock.learn(now_us, sent);
+                    match reply {
+                        InsertReply::Ok => {
+                            core.metrics
+                                .inserted(packed.packs.len(), packed.minted.len());
+                            return self.succeed(&packed);
+                        }
+                        InsertReply::Closed => {
+                            return self.fail(|| {
+                                Error::caused(
+                                    ErrorKind::Refused,
+                                    "the shard's generation is closed",
+                                )
+                            });
+                        }
+                        InsertReply::Refused { limit, verdicts } => {
+                            if verdicts.contains(&Verdict::Late) {
+                                floor = floor.max(limit.plus_ms(AHEAD_MS));
+                            }
+                            self.answer_taken(verdicts);
+                        }
+                    }
+                }
+            }
+        }
+        error!(shard = %self.shard, "no place found for an insert");
+        self.fail(|| Error::caused(ErrorKind::Refused, "no free place"));
+    }
+
+    /// Stamps and packs. Every attempt has new scores and nonces; after a few, also later times, in
+    /// case the ms is crowded.
+    fn pack(&self, core: &Core, now: UnixMs, floor: UnixMs, attempt: u32) -> Packed {
+        let crowded = u64::from(attempt.saturating_sub(3));
+        let earliest = now.plus_ms(AHEAD_MS).max(floor);
+        let stamp = |message: &Message| {
+            let due = match message.due {
+                Due::After(delay) => now.after(delay).max(earliest),
+                Due::At(at) => at.max(earliest),
+            };
+            Stamped {
+                due: due.plus_ms(crowded),
+                message: message.clone(),
+            }
+        };
+        let stamped: Vec<Stamped> = self
+            .requests
+            .iter()
+            .flat_map(|r| &r.messages)
+            .map(stamp)
+            .collect();
+        packing::pack(
+            self.shard,
+            &stamped,
+            core.pack_limits,
+            &mut core.scores(self.shard),
+        )
+    }
+
+    fn succeed(&mut self, packed: &Packed) {
+        let mut minted = packed.minted.iter();
+        for request in std::mem::take(&mut self.requests) {
+            let receipt = |(message, at): (&Message, &crate::id::MintedId)| Receipt {
+                id: message
+                    .id
+                    .clone()
+                    .map_or(MessageId::Minted(*at), MessageId::Client),
+                due: at.due,
+                created: true,
+            };
+            let receipts = request
+                .messages
+                .iter()
+                .zip(minted.by_ref())
+                .map(receipt)
+                .collect();
+            answer(request.reply, Ok(receipts));
+        }
+    }
+
+    /// Answers the requests whose ids have entries, from the entries; the others stay.
+    fn answer_taken(&mut self, verdicts: Vec<Verdict>) {
+        let taken: Vec<(String, Vec<u8>)> = verdicts
+            .into_iter()
+            .filter_map(|v| {
+                if let Verdict::IdsTaken(ids) = v {
+                    Some(ids)
+                } else {
+                    None
+                }
+            })
+            .flatten()
+            .collect();
+        if taken.is_empty() {
+            return;
+        }
+        for request in std::mem::take(&mut self.requests) {
+            let first = request.messages.first();
+            let id = first.and_then(|m| m.id.as_ref());
+            let found = id.and_then(|id| taken.iter().find(|(text, _)| text == id.as_str()));
+            match (first, id, found) {
+                (Some(message), Some(id), Some((_, entry))) => {
+                    let existing = existing(message, MessageId::Client(id.clone()), entry);
+                    answer(request.reply, existing.map(|receipt| vec![receipt]));
+                }
+                _ => self.requests.push(request),
+            }
+        }
+    }
+
+    fn failed(&mut self, core: &Core, link: &Connected, error: &redis::RedisError) {
+        warn!(shard = %self.shard, %error, "insert failed");
+        if is_broken(error) {
+            core.hot.give_up(link.number);
+        }
+        let kind = if was_refused(error) {
+            ErrorKind::Refused
+        } else {
+            ErrorKind::Unknown
+        };
+        let text = error.to_string();
+        self.fail(|| Error::caused(kind, text.clone()));
+    }
+
+    fn fail(&mut self, error: impl Fn() -> Error) {
+        for request in std::mem::take(&mut self.requests) {
+            answer(request.reply, Err(error()));
+        }
+    }
+}
+
+/// A create with an id that has an entry: the same message again, another one, or a cancelled one.
+fn existing(message: &Message, id: MessageId, entry: &[u8]) -> Result<Receipt, Error> {
+    let entry = Entry::parse(entry).ok_or_else(|| Error::new(ErrorKind::Corrupt))?;
+    match entry.kind {
+        Kind::Cancelled => Err(Error::new(ErrorKind::Cancelled)),
+        Kind::Stored | Kind::Dead if entry.digest == digest_of(message) => Ok(Receipt {
+            id,
+            due: entry.due,
+            created: false,
+        }),
+        Kind::Stored | Kind::Dead => Err(Error::new(ErrorKind::Conflict)),
+    }
+}
+
+fn answer(reply: Reply, result: Result<Vec<Receipt>, Error>) {
+    // A caller that has gone away does not hear the outcome; the message is stored all the same.
+    if reply.send(result).is_err() {
+        tracing::trace!("nobody waits for this receipt");
+    }
+}
