@@ -30,7 +30,8 @@ pub(super) fn raise_open_files(max_connections: usize) {
         warn!(
             current,
             wanted,
-            "too few open files are allowed for max_connections; raise the hard limit (ulimit -Hn, LimitNOFILE= in systemd) or lower max_connections"
+            "too few open files are allowed for max_connections; raise the hard limit (ulimit -Hn, \
+             LimitNOFILE= in systemd) or lower max_connections"
         );
     }
 }

@@ -22,6 +22,7 @@ use tracing::{info, warn};
 use crate::app::parts::Parts;
 use crate::config::Config;
 use crate::phase::Phase;
+use crate::store;
 
 /// Of the time that a stop may take, the doors get this part; what follows must settle and release.
 const DOORS_SHARE: u32 = 2;
@@ -41,7 +42,7 @@ pub enum StartError {
     /// The file of the bound addresses cannot be written.
     AddressFile(io::Error),
     /// Redis is not there, or not fit.
-    Store(Box<dyn std::error::Error + Send + Sync>),
+    Store(store::StartError),
 }
 
 impl fmt::Display for StartError {
@@ -68,7 +69,7 @@ impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Bind { source, .. } | Self::AddressFile(source) => Some(source),
-            Self::Store(error) => Some(error.as_ref()),
+            Self::Store(error) => Some(error),
         }
     }
 }

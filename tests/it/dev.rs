@@ -67,14 +67,17 @@ impl Dev {
         line.split(' ').next().unwrap().to_owned()
     }
 
-    /// The `tail` line that it printed, ready to run.
-    fn tail(&self) -> Command {
+    /// Runs the `tail` line that it printed until a message has come; answers what tail printed.
+    #[track_caller]
+    fn tail(&self, dir: &Path) -> String {
         let log = self.running.log();
         let line = log.lines().find(|line| line.contains(" tail ")).unwrap();
         let mut words = line.split_whitespace();
-        let mut tail = Command::new(words.next().unwrap());
+        let mut tail = command(words.next().unwrap().as_ref());
         tail.args(words).args(["--count", "1"]);
-        tail
+        let mut tail = Running::start("tail", &mut tail, &dir.join("tail.log"));
+        assert!(tail.wait().success());
+        tail.log()
     }
 }
 
@@ -103,8 +106,7 @@ fn the_three_printed_lines_publish_deliver_and_cancel() {
     let dir = TempDir::new().unwrap();
     let dev = Dev::start(dir.path());
     dev.publish("100ms", "hello");
-    let seen = dev.tail().output().unwrap();
-    assert_eq!(String::from_utf8(seen.stdout).unwrap(), "hello\n");
+    assert_eq!(dev.tail(dir.path()), "hello\n");
     let id = dev.publish("1h", "never");
     assert!(dev.run(&["get", &id]).status.success());
     let listed = dev.run(&["list", "--topic", "orders"]);
