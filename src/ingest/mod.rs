@@ -9,7 +9,6 @@ pub mod clients;
 pub mod http;
 pub mod listener;
 pub mod metrics;
-pub mod metrics;
 mod nsqd_http;
 mod openapi;
 mod ops_http;

@@ -10,7 +10,9 @@
 
 mod api_v1;
 mod cancel_race;
+mod cli;
 mod crash;
+mod dev;
 mod end_to_end;
 mod forward;
 mod interop;

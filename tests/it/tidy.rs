@@ -28,6 +28,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "config",
         &[
             "message",
+            "id",
             "shard",
             "store",
             "forward",
@@ -61,8 +62,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("deadpool_redis::", &["store/"]),
     ("axum::", &["ingest/"]),
     ("utoipa::", &["ingest/"]),
-    ("clap::", &["cli/", "config.rs"]),
-    ("TcpStream::connect", &["forward/", "cli/"]),
+    ("clap::", &["cli/", "config"]),
+    (
+        "TcpStream::connect",
+        &["forward/", "cli/tail.rs", "cli/dev/child.rs"],
+    ),
 ];
 
 #[test]

@@ -1,0 +1,169 @@
+//! A running server as the commands see it: requests to its HTTP address, and its answers or
+//! problems as sentences.
+
+use std::time::Duration;
+
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+
+use crate::cli::Failure;
+use crate::cli::settings::Settings;
+use crate::config;
+
+/// How long a server may take to answer one request.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Which server to talk to.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Target {
+    /// HTTP address of a running nsqdelayd. [default: 127.0.0.1:4141] [env: NSQDELAYD_HTTP_ADDRESS]
+    #[arg(long, value_name = "HOST:PORT")]
+    http_address: Option<String>,
+    /// Prints the server's JSON instead of lines for people.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// An answer with its status.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) body: Value,
+}
+
+/// A server and the runtime to talk to it.
+#[derive(Debug)]
+pub(super) struct Remote {
+    address: String,
+    client: reqwest::Client,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Remote {
+    pub(super) fn new(target: &Target) -> Result<Self, Failure> {
+        let mut settings = Settings::default();
+        if let Some(address) = &target.http_address {
+            settings.set("http_address", address.clone());
+        }
+        let address = config::http_address(&settings.sources())?;
+        let client = reqwest::Client::builder()
+            .timeout(ANSWER_TIMEOUT)
+            .connect_timeout(CONNECT_TIMEOUT)
+            // The server is named; a proxy set for browsing must not come between.
+            .no_proxy()
+            .build()
+            .map_err(Failure::because)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Failure::because)?;
+        Ok(Self {
+            address,
+            client,
+            runtime,
+        })
+    }
+
+    /// Sends one request; `path` has its segments escaped, `body` is a message's. Any status is an answer.
+    pub(super) fn send(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+        body: Option<Vec<u8>>,
+    ) -> Result<Answer, Failure> {
+        let url = format!("http://{}{path}", self.address);
+        let mut request = self.client.request(method, url).query(query);
+        if let Some(body) = body {
+            request = request
+                .header(CONTENT_TYPE, "application/octet-stream")
+                .body(body);
+        }
+        self.runtime.block_on(async {
+            let response = request
+                .send()
+                .await
+                .map_err(|error| self.unreachable(&error))?;
+            let status = response.status();
+            let text = response
+                .text()
+                .await
+                .map_err(|error| self.unreachable(&error))?;
+            let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+            Ok(Answer { status, body })
+        })
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        let address = &self.address;
+        let remedy =
+            "start one with `nsqdelayd serve` or `nsqdelayd dev`, or name it with --http-address";
+        if error.is_connect() {
+            Failure::Failed(format!("no nsqdelayd answers at {address}; {remedy}"))
+        } else if error.is_timeout() {
+            Failure::Failed(format!(
+                "the server at {address} did not answer in {} s; what was asked may or may not have happened",
+                ANSWER_TIMEOUT.as_secs()
+            ))
+        } else {
+            Failure::Failed(format!(
+                "the server at {address} does not speak HTTP as expected: {error}; {remedy}"
+            ))
+        }
+    }
+}
+
+impl Answer {
+    /// The body of a success; otherwise the problem as a sentence.
+    pub(super) fn success(self) -> Result<Value, Failure> {
+        if self.status.is_success() {
+            Ok(self.body)
+        } else {
+            Err(Failure::Failed(self.problem()))
+        }
+    }
+
+    /// What went wrong, from problem details or nsqd's `{"message": …}`.
+    pub(super) fn problem(&self) -> String {
+        let text = |name: &str| self.body.get(name).and_then(Value::as_str);
+        let what = text("detail")
+            .or_else(|| text("title"))
+            .or_else(|| text("message"))
+            .unwrap_or("no reason given");
+        match text("code") {
+            Some(code) => format!("{what} ({code}, status {})", self.status.as_u16()),
+            None => format!("{what} (status {})", self.status.as_u16()),
+        }
+    }
+}
+
+/// An id as one segment of a path.
+pub(super) fn segment(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut escaped, byte| {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+        escaped
+    })
+}
+
+/// A moment of an answer, `2026-01-02T03:04:05.678Z`.
+pub(super) fn moment(ms: Option<&Value>) -> String {
+    ms.and_then(Value::as_i64)
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        .map_or_else(|| "-".to_owned(), |at| format!("{at:.3}"))
+}
+
+/// A field of an answer as text, `-` when it is not there.
+pub(super) fn field(value: &Value, name: &str) -> String {
+    match value.get(name) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Null) | None => "-".to_owned(),
+        Some(other) => other.to_string(),
+    }
+}

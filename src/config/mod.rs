@@ -1,0 +1,200 @@
+//! The settings: compiled-in file, file, environment and flags become one validated [`Config`], or a
+//! list of faults that name the key and what to change. Fills the modules' own structs; starts
+//! nothing.
+
+pub mod keys;
+pub mod layers;
+mod reader;
+mod rules;
+pub mod units;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::config::keys::Shape;
+use crate::config::layers::{Entry, Layers, Origin, Sources};
+use crate::config::reader::Reader;
+use crate::dispatch;
+use crate::forward;
+use crate::ingest;
+use crate::store;
+use crate::telemetry;
+
+/// Everything that is set, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where producers connect.
+    pub tcp_address: String,
+    /// Where HTTP is served.
+    pub http_address: String,
+    /// Where to write the bound addresses.
+    pub address_file: Option<PathBuf>,
+    /// How long a stop may take.
+    pub drain_timeout: Duration,
+    /// What is logged, and how.
+    pub log: telemetry::LogConfig,
+    /// Of the store.
+    pub store: store::Config,
+    /// Of dispatch.
+    pub dispatch: dispatch::Config,
+    /// Of the connections to nsqd.
+    pub forward: forward::Config,
+    /// Of the doors.
+    pub ingest: ingest::Config,
+}
+
+/// A checked configuration and what it was made from.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// Their texts, for printing.
+    pub layers: Layers,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The key and its value, or the file.
+    pub subject: String,
+    /// What is wrong, and what to change.
+    pub problem: String,
+}
+
+impl Fault {
+    fn new(name: &str, entry: &Entry, problem: impl Into<String>) -> Self {
+        let value = entry.texts.join(",");
+        let shown = if value.contains("://") {
+            units::masked_url(&value)
+        } else {
+            value
+        };
+        let subject = match entry.origin {
+            Origin::Flag(_) | Origin::Variable(_) => {
+                format!("{name} = {shown:?} (from {})", entry.origin)
+            }
+            Origin::Default => format!("{name} = {shown:?} (the default)"),
+            Origin::File(_) => format!("{name} = {shown:?} (in {})", entry.origin),
+        };
+        Self {
+            subject,
+            problem: problem.into(),
+        }
+    }
+
+    fn file(path: &Path, problem: String) -> Self {
+        Self {
+            subject: path.display().to_string(),
+            problem,
+        }
+    }
+
+    fn unknown_key(name: &str, origin: &Origin) -> Self {
+        let remedy = match keys::nearest(name) {
+            Some(nearest) => format!("there is no such key; did you mean {nearest}?"),
+            None => "there is no such key; check-config without a file lists them all".to_owned(),
+        };
+        Self {
+            subject: format!("{name} (in {origin})"),
+            problem: remedy,
+        }
+    }
+}
+
+/// All that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadConfig {
+    /// At least one.
+    pub faults: Vec<Fault>,
+}
+
+impl BadConfig {
+    fn one(fault: Fault) -> Self {
+        Self {
+            faults: vec![fault],
+        }
+    }
+}
+
+impl fmt::Display for BadConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, fault) in self.faults.iter().enumerate() {
+            if number > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{}: {}", fault.subject, fault.problem)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for BadConfig {}
+
+/// Reads and checks everything.
+pub fn load(sources: &Sources) -> Result<Loaded, BadConfig> {
+    let layers = Layers::load(sources)?;
+    let mut reader = Reader::new(&layers);
+    let config = rules::config(&mut reader);
+    let config = reader.finish(config)?;
+    Ok(Loaded { config, layers })
+}
+
+/// Reads only where HTTP is served, for the commands that talk to a running server.
+pub fn http_address(sources: &Sources) -> Result<String, BadConfig> {
+    let layers = Layers::load(sources)?;
+    let mut reader = Reader::new(&layers);
+    let address = reader.address("http_address");
+    reader.finish(address)
+}
+
+impl Loaded {
+    /// What differs from the defaults, on one line, for the log.
+    pub fn changed(&self) -> String {
+        let changed = |key: &keys::Key| {
+            let entry = self.layers.get(key.name)?;
+            (entry.origin != Origin::Default).then(|| effective_line(key, entry))
+        };
+        let lines: Vec<String> = keys::all().iter().filter_map(changed).collect();
+        lines.concat().trim_end().replace('\n', "; ")
+    }
+
+    /// The effective settings as TOML, with passwords masked; what is not the default says where it
+    /// comes from.
+    pub fn effective(&self) -> String {
+        let mut text = String::new();
+        for key in keys::all() {
+            let Some(entry) = self.layers.get(key.name) else {
+                continue;
+            };
+            text.push_str(&effective_line(&key, entry));
+        }
+        text
+    }
+}
+
+fn effective_line(key: &keys::Key, entry: &Entry) -> String {
+    let quoted = |text: &String| {
+        // TOML's basic strings and Rust's debug strings agree on what an address or a name can hold.
+        let bare = text.parse::<u64>().is_ok() && !key.default.starts_with('"');
+        match key.shape() {
+            Shape::Switch => text.clone(),
+            Shape::One if bare => text.clone(),
+            Shape::One | Shape::List => format!("{:?}", units::masked_url(text)),
+        }
+    };
+    let texts: Vec<String> = entry.texts.iter().map(quoted).collect();
+    let value = match key.shape() {
+        Shape::List => format!("[{}]", texts.join(", ")),
+        Shape::One | Shape::Switch => texts.concat(),
+    };
+    match entry.origin {
+        Origin::Default => format!("{} = {value}\n", key.name),
+        Origin::File(_) | Origin::Variable(_) | Origin::Flag(_) => {
+            format!("{} = {value} # from {}\n", key.name, entry.origin)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

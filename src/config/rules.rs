@@ -1,0 +1,270 @@
+//! The range of every setting, and the rules between settings. The only place that says what is
+//! sound.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::config::reader::Reader;
+use crate::config::units::Written;
+use crate::dispatch;
+use crate::forward;
+use crate::id::PACK_WINDOW_MS_MAX;
+use crate::ingest;
+use crate::message::Delay;
+use crate::shard::Topology;
+use crate::store;
+use crate::telemetry;
+
+/// What a claim must outlive beside two publishes: the turns before and after them.
+const SETTLE_MARGIN: Duration = Duration::from_secs(1);
+/// Longest delay: fifty times 365 days, so that a due time stays below 2109, the last that a score
+/// can express.
+const MAX_DELAY_MAX: Duration = Duration::from_secs(50 * 365 * 24 * 3600);
+/// nsqd's own bound of a heartbeat interval below.
+const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
+/// nsqd's own bound of a heartbeat interval above.
+const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
+/// Largest message that makes sense in a pack: Redis's own limit of a value is 512 MiB.
+const MSG_SIZE_MAX: usize = 256 << 20;
+/// Largest memory budget: what a pointer can address of a machine that runs this.
+const BYTES_MAX: usize = 1 << 40;
+/// What MPUB's body holds beside one message: the number of messages and the message's size.
+const MPUB_OVERHEAD: usize = 8;
+
+/// Reads every setting and checks them together.
+pub(super) fn config(reader: &mut Reader<'_>) -> Config {
+    let address_file = reader.text("address_file");
+    let config = Config {
+        tcp_address: reader.address("tcp_address"),
+        http_address: reader.address("http_address"),
+        address_file: Some(PathBuf::from(address_file)).filter(|path| !path.as_os_str().is_empty()),
+        drain_timeout: reader.duration("drain_timeout", s(1)..=s(3600)),
+        log: log(reader),
+        store: store(reader),
+        dispatch: dispatch(reader),
+        forward: forward(reader),
+        ingest: ingest(reader),
+    };
+    if reader.sound() {
+        times_agree(&config, reader);
+        sizes_agree(&config, reader);
+    }
+    config
+}
+
+fn log(reader: &mut Reader<'_>) -> telemetry::LogConfig {
+    telemetry::LogConfig {
+        level: reader.parsed(
+            "log_level",
+            "must be error, warn, info, debug, trace, off, or directives such as info,nsqdelayd::store=debug",
+            |text| telemetry::level_is_valid(text).then(|| text.to_owned()),
+        ),
+        format: reader.parsed("log_format", "must be text or json", telemetry::Format::parse),
+    }
+}
+
+fn store(reader: &mut Reader<'_>) -> store::Config {
+    store::Config {
+        redis: reader.parsed(
+            "redis",
+            "must be redis://[user:password@]host:port[/db], such as redis://127.0.0.1:6379",
+            redis_url,
+        ),
+        namespace: reader.parsed("namespace", "must be 1 to 32 of [a-z0-9_-]", namespace),
+        shards: reader.number("shards", 1..=Topology::SHARDS_MAX),
+        pack_window: reader.duration("pack_window", ms(0)..=ms(PACK_WINDOW_MS_MAX)),
+        pack_bytes: reader.number("pack_bytes", 256..=MSG_SIZE_MAX),
+        insert_bytes_max: reader.number("insert_bytes_max", 1024..=MSG_SIZE_MAX),
+        queue_bytes_max: reader.number("queue_bytes_max", 1024..=BYTES_MAX),
+        request_timeout: reader.duration("request_timeout", ms(10)..=s(60)),
+        claim_ttl: reader.duration("claim_ttl", ms(500)..=s(300)),
+        instance_ttl: reader.duration("instance_ttl", ms(500)..=s(300)),
+        dedupe_window: reader.duration("dedupe_window", ms(0)..=s(30 * 24 * 3600)),
+        dead_letters_max: reader.number("dead_letters_max", 1..=100_000_000),
+        require_persistence: reader.switch("require_persistence"),
+    }
+}
+
+fn dispatch(reader: &mut Reader<'_>) -> dispatch::Config {
+    dispatch::Config {
+        pollers: reader.number("pollers", 1..=1024),
+        claim_ttl: reader.duration("claim_ttl", ms(500)..=s(300)),
+        heartbeat: reader.duration("instance_heartbeat", ms(50)..=s(100)),
+        read_ahead: reader.duration("read_ahead", ms(0)..=s(10)),
+        sweep: reader.duration("sweep", ms(100)..=s(3600)),
+        open_bytes_max: reader.number("open_bytes_max", 65_536..=BYTES_MAX),
+        unsettled_max: reader.number("unsettled_max", 1..=10_000_000),
+        batch_messages_max: reader.number("batch_messages_max", 1..=100_000),
+        park_after: reader.duration("park_after", ms(10)..=s(3600)),
+        retry_min: reader.duration("retry_min", ms(1)..=s(3600)),
+        retry_max: reader.duration("retry_max", ms(1)..=s(24 * 3600)),
+    }
+}
+
+fn forward(reader: &mut Reader<'_>) -> forward::Config {
+    forward::Config {
+        nsqd_tcp_addresses: reader.addresses("nsqd_tcp_address"),
+        connections_per_nsqd: reader.number("connections_per_nsqd", 1..=64),
+        dial_timeout: reader.duration("dial_timeout", ms(10)..=s(60)),
+        forward_timeout: reader.duration("forward_timeout", ms(10)..=s(120)),
+        heartbeat_interval: reader
+            .duration("nsqd_heartbeat_interval", HEARTBEAT_MIN..=HEARTBEAT_MAX),
+        unanswered_bytes_max: reader.number("unanswered_bytes_max", 1024..=BYTES_MAX),
+        mpub_messages_max: reader.number("mpub_messages_max", 1..=100_000),
+        mpub_bytes_max: reader.number("mpub_bytes_max", 1024..=MSG_SIZE_MAX),
+        backoff_min: reader.duration("backoff_min", ms(1)..=s(3600)),
+        backoff_max: reader.duration("backoff_max", ms(1)..=s(3600)),
+    }
+}
+
+fn ingest(reader: &mut Reader<'_>) -> ingest::Config {
+    let max_delay = reader.duration("max_delay", ms(1)..=MAX_DELAY_MAX);
+    ingest::Config {
+        max_msg_size: reader.number("max_msg_size", 1..=MSG_SIZE_MAX),
+        max_body_size: reader.number("max_body_size", 1..=MSG_SIZE_MAX),
+        max_delay: Delay(u64::try_from(max_delay.as_millis()).unwrap_or(0)),
+        heartbeat_interval: reader.duration("heartbeat_interval", HEARTBEAT_MIN..=HEARTBEAT_MAX),
+        max_heartbeat_interval: reader
+            .duration("max_heartbeat_interval", HEARTBEAT_MIN..=HEARTBEAT_MAX),
+        max_connections: reader.number("max_connections", 1..=1_000_000),
+        handshake_timeout: reader.duration("handshake_timeout", ms(10)..=s(300)),
+        connection_in_flight_bytes_max: reader
+            .number("connection_in_flight_bytes_max", 1024..=BYTES_MAX),
+    }
+}
+
+/// Durations that must agree.
+fn times_agree(config: &Config, reader: &mut Reader<'_>) {
+    let claim_min = config.forward.forward_timeout * 2 + SETTLE_MARGIN;
+    if config.store.claim_ttl < claim_min {
+        reader.fault(
+            "claim_ttl",
+            format!(
+                "must be at least {}, twice forward_timeout ({}) and {}; raise claim_ttl or lower forward_timeout",
+                Written(claim_min),
+                Written(config.forward.forward_timeout),
+                Written(SETTLE_MARGIN),
+            ),
+        );
+    }
+    if config.dispatch.heartbeat * 2 >= config.store.instance_ttl {
+        reader.fault(
+            "instance_ttl",
+            format!(
+                "must be over twice instance_heartbeat ({}); raise instance_ttl or lower instance_heartbeat",
+                Written(config.dispatch.heartbeat),
+            ),
+        );
+    }
+    let ordered: [(Duration, Duration, &'static str, &'static str); 3] = [
+        (
+            config.dispatch.retry_min,
+            config.dispatch.retry_max,
+            "retry_min",
+            "retry_max",
+        ),
+        (
+            config.forward.backoff_min,
+            config.forward.backoff_max,
+            "backoff_min",
+            "backoff_max",
+        ),
+        (
+            config.ingest.heartbeat_interval,
+            config.ingest.max_heartbeat_interval,
+            "heartbeat_interval",
+            "max_heartbeat_interval",
+        ),
+    ];
+    for (small, large, name, other) in ordered {
+        if small > large {
+            let bound = Written(large);
+            reader.fault(
+                name,
+                format!("must be at most {other} ({bound}); lower {name} or raise {other}"),
+            );
+        }
+    }
+}
+
+/// Sizes that must agree.
+fn sizes_agree(config: &Config, reader: &mut Reader<'_>) {
+    let message = config.ingest.max_msg_size + MPUB_OVERHEAD;
+    let body = config.ingest.max_body_size;
+    let at_least: [(usize, &'static str, usize, &'static str); 6] = [
+        (
+            body,
+            "max_body_size",
+            config.ingest.max_msg_size,
+            "max_msg_size",
+        ),
+        (
+            config.ingest.connection_in_flight_bytes_max,
+            "connection_in_flight_bytes_max",
+            body,
+            "max_body_size",
+        ),
+        (
+            config.store.queue_bytes_max,
+            "queue_bytes_max",
+            body,
+            "max_body_size",
+        ),
+        (
+            config.store.insert_bytes_max,
+            "insert_bytes_max",
+            config.store.pack_bytes,
+            "pack_bytes",
+        ),
+        (
+            config.dispatch.open_bytes_max,
+            "open_bytes_max",
+            message,
+            "max_msg_size and 8 bytes",
+        ),
+        (
+            config.forward.unanswered_bytes_max,
+            "unanswered_bytes_max",
+            message.max(config.forward.mpub_bytes_max),
+            "mpub_bytes_max and than max_msg_size and 8 bytes",
+        ),
+    ];
+    for (value, name, bound, other) in at_least {
+        if value < bound {
+            reader.fault(
+                name,
+                format!("must not be less than {other} ({bound}); raise {name} or lower the other"),
+            );
+        }
+    }
+}
+
+fn namespace(text: &str) -> Option<String> {
+    const LEN: RangeInclusive<usize> = 1..=32;
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
+    (LEN.contains(&text.len()) && text.bytes().all(legal)).then(|| text.to_owned())
+}
+
+/// Only the shape: the store's crate reads the rest, and says what it does not like.
+fn redis_url(text: &str) -> Option<String> {
+    let rest = text.strip_prefix("redis://")?;
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    let (address, db) = host.split_once('/').unwrap_or((host, ""));
+    let db_is_number = db.is_empty() || db.parse::<u16>().is_ok();
+    let port_is_number = match address.rsplit_once(':') {
+        Some((_, port)) if !port.ends_with(']') => port.parse::<u16>().is_ok(),
+        _ => true,
+    };
+    let sound = !address.is_empty() && !address.starts_with(':') && db_is_number && port_is_number;
+    sound.then(|| text.to_owned())
+}
+
+const fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
