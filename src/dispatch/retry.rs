@@ -7,7 +7,7 @@ use crate::forward::Error;
 
 /// What is to happen with a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub(super) enum Outcome {
     /// nsqd has it.
     Accepted,
     /// Send it again after this pause. `maybe`: the last send may have arrived.
@@ -30,7 +30,7 @@ pub enum Outcome {
 
 /// What is known of a message's attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Attempts {
+pub(super) struct Attempts {
     /// Sends that failed.
     pub failed: u32,
     /// Time since the first of them.
@@ -40,7 +40,7 @@ pub struct Attempts {
 }
 
 /// Decides from one fact and what came before it.
-pub fn decide(
+pub(super) fn decide(
     config: &Config,
     fact: Result<(), Error>,
     attempts: Attempts,

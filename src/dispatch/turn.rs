@@ -26,7 +26,7 @@ const PACK_BYTES_GUESS: usize = 32 * 1024;
 
 /// A message's number within a shard: due first, so that they sort by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
+pub(super) struct Key {
     /// When it is due.
     pub due: UnixMs,
     /// Where it lies.
@@ -35,7 +35,7 @@ pub struct Key {
 
 /// A message to send now.
 #[derive(Debug, Clone)]
-pub struct ToSend {
+pub(super) struct ToSend {
     /// Its number.
     pub key: Key,
     /// The message.
@@ -69,7 +69,7 @@ struct Asked {
 
 /// What a reply means.
 #[derive(Debug)]
-pub enum Reply {
+pub(super) enum Reply {
     /// These are to be sent.
     Send(Vec<ToSend>),
     /// The claim had lapsed: forget everything and begin anew.
@@ -78,7 +78,7 @@ pub enum Reply {
 
 /// The owner's memory of one shard under one claim.
 #[derive(Debug)]
-pub struct Memory {
+pub(super) struct Memory {
     token: ClaimToken,
     /// `None` before the first reply.
     handed: Option<UnixMs>,
@@ -118,7 +118,7 @@ pub struct Memory {
 
 impl Memory {
     /// Knows nothing but where the backlog is said to begin.
-    pub fn new(token: ClaimToken, head: UnixMs) -> Self {
+    pub(super) fn new(token: ClaimToken, head: UnixMs) -> Self {
         Self {
             token,
             handed: None,
@@ -147,58 +147,58 @@ impl Memory {
     }
 
     /// Whose claim this memory belongs to.
-    pub fn token(&self) -> &ClaimToken {
+    pub(super) fn token(&self) -> &ClaimToken {
         &self.token
     }
 
     /// Bytes of the packs that are held.
-    pub fn open_bytes(&self) -> usize {
+    pub(super) fn open_bytes(&self) -> usize {
         self.open_bytes
     }
 
     /// Messages that are not done.
-    pub fn open_count(&self) -> usize {
+    pub(super) fn open_count(&self) -> usize {
         self.open.len()
     }
 
     /// Messages handed out and not done, or done above S: what a crash now would send again.
-    pub fn unsettled(&self) -> usize {
+    pub(super) fn unsettled(&self) -> usize {
         self.open.len() - self.waiting.len() + self.done_above_count
     }
 
     /// Messages done above S.
-    pub fn done_count(&self) -> usize {
+    pub(super) fn done_count(&self) -> usize {
         self.done_above_count
     }
 
     /// When the first message is due that is not handed out yet.
-    pub fn next_due(&self) -> Option<UnixMs> {
+    pub(super) fn next_due(&self) -> Option<UnixMs> {
         self.waiting.first().map(|key| key.due)
     }
 
     /// The first message that is not done.
-    pub fn oldest(&self) -> Option<UnixMs> {
+    pub(super) fn oldest(&self) -> Option<UnixMs> {
         self.open.first_key_value().map(|(key, _)| key.due)
     }
 
     /// Whether packs wait to be read, or to be read again.
-    pub fn wants_read(&self) -> bool {
+    pub(super) fn wants_read(&self) -> bool {
         self.limited || self.reread_from.is_some() || self.handed.is_none()
     }
 
     /// Whether a turn would remove or settle something.
-    pub fn wants_settle(&self) -> bool {
+    pub(super) fn wants_settle(&self) -> bool {
         !self.finished.is_empty() || self.settle_to() > self.settled
     }
 
     /// Whether there is nothing to remember but what the next turn settles.
-    pub fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         self.open.is_empty() && !self.wants_read() && self.unreadable.is_empty()
     }
 
     /// The next turn. `now` is at least Redis's clock; `hand_out`: nsqd takes messages;
     /// `room`: bytes that may be read.
-    pub fn plan(&mut self, now: UnixMs, read_ahead_ms: u64, hand_out: bool, room: usize) -> Turn {
+    pub(super) fn plan(&mut self, now: UnixMs, read_ahead_ms: u64, hand_out: bool, room: usize) -> Turn {
         debug_assert!(self.asked.is_none());
         let handed = self.handed.unwrap_or_default();
         let read_to = now.plus_ms(read_ahead_ms);
@@ -241,7 +241,7 @@ impl Memory {
     }
 
     /// The last turn of this memory: settles, releases the claim, sleeps until `idle_until` at most.
-    pub fn plan_idle(&mut self, idle_until: UnixMs) -> Turn {
+    pub(super) fn plan_idle(&mut self, idle_until: UnixMs) -> Turn {
         let handed_before = self.handed.unwrap_or_default();
         self.asked = Some(Asked {
             read: None,
@@ -306,7 +306,7 @@ impl Memory {
     }
 
     /// Takes in a turn's reply.
-    pub fn reply(&mut self, held: Held) -> Reply {
+    pub(super) fn reply(&mut self, held: Held) -> Reply {
         let Some(asked) = self.asked.take() else {
             return Reply::Stale;
         };
@@ -458,23 +458,23 @@ impl Memory {
     }
 
     /// nsqd has it.
-    pub fn delivered(&mut self, key: Key) {
+    pub(super) fn delivered(&mut self, key: Key) {
         self.close(key, true);
     }
 
     /// It lies elsewhere now, or was found cancelled.
-    pub fn removed(&mut self, key: Key) {
+    pub(super) fn removed(&mut self, key: Key) {
         self.close(key, false);
     }
 
     /// The record of a message that is not done, to park it, and how many records its pack had.
-    pub fn record(&self, key: Key) -> Option<(&Record, u16)> {
+    pub(super) fn record(&self, key: Key) -> Option<(&Record, u16)> {
         let stored = self.packs.get(&key.place.score)?.stored;
         self.open.get(&key).map(|slot| (&slot.record, stored))
     }
 
     /// A send may have arrived: cancel and move must refuse it wherever it goes.
-    pub fn maybe_sent(&mut self, key: Key) {
+    pub(super) fn maybe_sent(&mut self, key: Key) {
         if let Some(slot) = self.open.get_mut(&key) {
             slot.record.maybe = true;
         }
