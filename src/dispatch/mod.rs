@@ -1,6 +1,248 @@
 //! Decides what is handed to nsqd and when; drives one state machine per shard. Knows neither Redis
 //! nor NSQ, only the traits.
 
+mod metrics;
+mod poller;
+mod retry;
 mod settings;
+mod turn;
 
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+pub use metrics::Metrics;
 pub use settings::Config;
+
+use crate::dispatch::poller::{News, Poller, Shared, Status};
+use crate::forward::Forward;
+use crate::shard::{InstanceId, ShardId, owner_of};
+use crate::store::{ClaimStore, Wake};
+
+/// Serves the shards that this instance owns among the live ones.
+#[derive(Debug)]
+pub struct Dispatcher {
+    me: InstanceId,
+    shared: Arc<Shared>,
+    tracker: TaskTracker,
+    served: HashMap<ShardId, Served>,
+    /// Shards whose old driver still settles: they are not started again before it has ended.
+    ending: Vec<JoinHandle<()>>,
+    last_trim: Instant,
+}
+
+/// A shard that this instance serves.
+#[derive(Debug)]
+struct Served {
+    news: mpsc::UnboundedSender<News>,
+    status: Arc<Status>,
+    stop: CancellationToken,
+    driver: JoinHandle<()>,
+}
+
+impl Dispatcher {
+    /// Begins to serve; on `drain`, hands out nothing more, finishes what is in flight, settles,
+    /// releases the claims and says farewell. The task's end says that all of that is done.
+    pub fn start(
+        config: Config,
+        store: Arc<dyn ClaimStore>,
+        forward: Arc<dyn Forward>,
+        metrics: Metrics,
+        clock: fn() -> Duration,
+        tracker: &TaskTracker,
+        drain: CancellationToken,
+    ) -> JoinHandle<()> {
+        let me = InstanceId(format!("{}-{:08x}", std::process::id(), fastrand::u32(..)));
+        let turns = Semaphore::new(config.pollers.max(1));
+        let shared = Arc::new(Shared {
+            config,
+            store,
+            forward,
+            metrics,
+            turns,
+            open_bytes: AtomicUsize::new(0),
+            clock,
+            accepted: AtomicU64::new(0),
+        });
+        let dispatcher = Self {
+            me,
+            shared,
+            tracker: tracker.clone(),
+            served: HashMap::new(),
+            ending: Vec::new(),
+            last_trim: Instant::now(),
+        };
+        tracker.spawn(dispatcher.run(drain))
+    }
+
+    async fn run(mut self, drain: CancellationToken) {
+        let mut wakes = self.shared.store.wakes();
+        let mut beats = interval(self.shared.config.heartbeat);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        info!(instance = %self.me.0, "dispatch serves");
+        loop {
+            tokio::select! {
+                biased;
+                () = drain.cancelled() => break,
+                wake = wakes.next() => match wake {
+                    Some(Wake::Earlier(shard, due)) => self.tell(shard, News::Earlier(due)),
+                    Some(Wake::Lost) => self.tell_all(News::Look),
+                    None => break,
+                },
+                _ = beats.tick() => self.beat().await,
+            }
+        }
+        self.farewell().await;
+    }
+
+    async fn beat(&mut self) {
+        match self.shared.store.beat(self.me.clone(), false).await {
+            Ok(live) => self.own(&live),
+            // Claims keep others from our shards; without Redis nobody can take them over anyway.
+            Err(error) => warn!(%error, "heartbeat failed"),
+        }
+        self.ending.retain(|driver| !driver.is_finished());
+        self.measure();
+        if self.last_trim.elapsed() >= self.shared.config.sweep {
+            self.last_trim = Instant::now();
+            self.trim();
+        }
+    }
+
+    /// Starts and stops shards, so that those served are those owned.
+    fn own(&mut self, live: &[InstanceId]) {
+        let topology = self.shared.store.topology();
+        let mine = |shard: &ShardId| owner_of(*shard, live) == Some(&self.me);
+        let owned: Vec<ShardId> = topology.all().filter(mine).collect();
+        self.shared
+            .metrics
+            .members
+            .set(i64::try_from(live.len()).unwrap_or(i64::MAX));
+        self.shared
+            .metrics
+            .shards_owned
+            .set(i64::try_from(owned.len()).unwrap_or(i64::MAX));
+        let mut changed = false;
+        let lost: Vec<ShardId> = self
+            .served
+            .keys()
+            .filter(|shard| !owned.contains(shard))
+            .copied()
+            .collect();
+        for shard in lost {
+            if let Some(served) = self.served.remove(&shard) {
+                served.stop.cancel();
+                self.ending.push(served.driver);
+                changed = true;
+            }
+        }
+        for shard in &owned {
+            if !self.served.contains_key(shard) {
+                self.serve(*shard);
+                changed = true;
+            }
+        }
+        if changed {
+            info!(shards = owned.len(), members = live.len(), "shards owned");
+            self.shared.store.listen(owned);
+        }
+    }
+
+    fn serve(&mut self, shard: ShardId) {
+        let (news, heard) = mpsc::unbounded_channel();
+        let (status, stop) = (Arc::new(Status::default()), CancellationToken::new());
+        let poller = Poller {
+            shared: Arc::clone(&self.shared),
+            shard,
+            status: Arc::clone(&status),
+            news: heard,
+            stop: stop.clone(),
+        };
+        let driver = self.tracker.spawn(poller.run());
+        self.served.insert(
+            shard,
+            Served {
+                news,
+                status,
+                stop,
+                driver,
+            },
+        );
+    }
+
+    fn tell(&self, shard: ShardId, news: News) {
+        // A driver that has ended is replaced at the next heartbeat, and looks for itself.
+        if let Some(served) = self.served.get(&shard)
+            && served.news.send(news).is_err()
+        {
+            warn!(%shard, "the driver of a shard has ended");
+        }
+    }
+
+    fn tell_all(&self, news: News) {
+        for shard in self.served.keys() {
+            self.tell(*shard, news);
+        }
+    }
+
+    /// Sums up what the shards tell about themselves.
+    fn measure(&self) {
+        let now = self.shared.store.now_bounds().at_least_us / 1_000;
+        let (mut overdue, mut oldest) = (0, now);
+        for served in self.served.values() {
+            overdue += served.status.open.load(Ordering::Relaxed);
+            let due = served.status.oldest_due_ms.load(Ordering::Relaxed);
+            if due > 0 {
+                oldest = oldest.min(due);
+            }
+        }
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.shared.metrics.overdue.set(gauge(overdue as u64));
+        self.shared
+            .metrics
+            .oldest_overdue_ms
+            .set(gauge(now.saturating_sub(oldest)));
+    }
+
+    /// Lets old ids age, shard by shard, beside everything else.
+    fn trim(&self) {
+        let shards: Vec<ShardId> = self.served.keys().copied().collect();
+        let store = Arc::clone(&self.shared.store);
+        self.tracker.spawn(async move {
+            for shard in shards {
+                loop {
+                    match store.trim(shard).await {
+                        Ok(true) => {}
+                        Ok(false) => break,
+                        Err(error) => return warn!(%shard, %error, "old ids were not trimmed"),
+                    }
+                }
+            }
+        });
+    }
+
+    async fn farewell(mut self) {
+        for (_, served) in self.served.drain() {
+            served.stop.cancel();
+            self.ending.push(served.driver);
+        }
+        for driver in self.ending.drain(..) {
+            if driver.await.is_err() {
+                warn!("the driver of a shard ended in a panic");
+            }
+        }
+        if let Err(error) = self.shared.store.beat(self.me.clone(), true).await {
+            warn!(%error, "no farewell; the others wait until this instance expires");
+        }
+        info!("dispatch has settled");
+    }
+}

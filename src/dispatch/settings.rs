@@ -28,3 +28,25 @@ pub struct Config {
     /// Longest such pause, and the longest park.
     pub retry_max: Duration,
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Settings for tests.
+    pub(crate) fn config() -> Config {
+        Config {
+            pollers: 8,
+            claim_ttl: Duration::from_secs(5),
+            heartbeat: Duration::from_millis(1_500),
+            read_ahead: Duration::from_millis(50),
+            sweep: Duration::from_secs(60),
+            open_bytes_max: 1 << 26,
+            unsettled_max: 4_000,
+            batch_messages_max: 200,
+            park_after: Duration::from_secs(2),
+            retry_min: Duration::from_millis(50),
+            retry_max: Duration::from_secs(2),
+        }
+    }
+}

@@ -25,6 +25,7 @@ macro_rules! codes {
 
         impl Code {
             /// All of them.
+            #[cfg(test)]
             pub(super) const ALL: &'static [Self] = &[$(Self::$name,)*];
 
             /// The HTTP status.

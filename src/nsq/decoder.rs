@@ -4,13 +4,18 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use super::command::{Bodies, Command, MPUB_OVERHEAD, MPUB_OVERHEAD_PER_MESSAGE};
+use super::command::Command;
 use super::error_code::{ErrorCode, Refusal};
+use super::mpub::{Many, Part};
 use super::quote::quote;
 use crate::message::{ClientId, Delay, TopicName};
 
 /// What the decoder holds a client to.
 #[derive(Debug, Clone, Copy)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "they are called as their settings are"
+)]
 pub struct Limits {
     /// Longest message, in bytes.
     pub max_msg_size: usize,
@@ -70,28 +75,6 @@ enum Single {
     },
 }
 
-/// MPUB, or with a delay MDPUB, as its line gave it.
-#[derive(Debug, Clone)]
-struct Many {
-    topic: TopicName,
-    delay: Option<Delay>,
-}
-
-/// What of an MPUB comes next.
-#[derive(Debug, Clone, Copy)]
-enum Part {
-    BodySize,
-    Count,
-    /// Message number `index` of `count`. The messages before it are the first `seen` bytes of the
-    /// buffer, where they stay until all have come. `size` is `None` until it has come.
-    Message {
-        count: usize,
-        index: usize,
-        seen: usize,
-        size: Option<usize>,
-    },
-}
-
 /// What a line asks.
 enum Line {
     Whole(Command),
@@ -123,9 +106,10 @@ impl Decoder {
                     let fresh = buffer.get(*searched..).unwrap_or_default();
                     let Some(end) = fresh.iter().position(|byte| *byte == b'\n') else {
                         *searched = buffer.len();
-                        return match *searched < LINE_LEN_MAX {
-                            true => Ok(None),
-                            false => Err(Stop::LineTooLong),
+                        return if *searched < LINE_LEN_MAX {
+                            Ok(None)
+                        } else {
+                            Err(Stop::LineTooLong)
                         };
                     };
                     let end = *searched + end;
@@ -177,18 +161,7 @@ impl Decoder {
                 let text = format!("{} failed to read {what}{size}", head.name());
                 Some(Refusal::new(code, text))
             }
-            State::Many { head, next } => {
-                let (code, what) = match next {
-                    Part::BodySize => (ErrorCode::BadBody, "body size".to_owned()),
-                    Part::Count => (ErrorCode::BadBody, "message count".to_owned()),
-                    Part::Message { index, size, .. } => match size {
-                        None => (ErrorCode::BadMessage, format!("message({index}) body size")),
-                        Some(_) => (ErrorCode::BadMessage, "message body".to_owned()),
-                    },
-                };
-                let text = format!("{} failed to read {what}", head.name());
-                Some(Refusal::new(code, text))
-            }
+            State::Many { head, next } => Some(head.interrupted(*next)),
         }
     }
 
@@ -196,7 +169,10 @@ impl Decoder {
     /// an IDENTIFY.
     pub fn identify_has_begun(&self, buffer: &[u8]) -> bool {
         match &self.state {
-            State::Line { .. } => !buffer.is_empty() && b"IDENTIFY".starts_with(buffer),
+            State::Line { .. } => {
+                !buffer.is_empty()
+                    && (b"IDENTIFY".starts_with(buffer) || buffer.starts_with(b"IDENTIFY"))
+            }
             State::Single { head, .. } => matches!(head, Single::Identify),
             State::Many { .. } => false,
         }
@@ -344,17 +320,16 @@ impl Single {
         limits: &Limits,
         buffer: &mut BytesMut,
     ) -> Result<Option<Command>, Refusal> {
-        let len = match *size {
-            Some(len) => len,
-            None => {
-                let Some(declared) = int_at(buffer, 0) else {
-                    return Ok(None);
-                };
-                let len = self.check(declared, limits)?;
-                buffer.advance(SIZE_LEN);
-                *size = Some(len);
-                len
-            }
+        let len = if let Some(len) = *size {
+            len
+        } else {
+            let Some(declared) = int_at(buffer, 0) else {
+                return Ok(None);
+            };
+            let len = self.check(declared, limits)?;
+            buffer.advance(SIZE_LEN);
+            *size = Some(len);
+            len
         };
         if buffer.len() < len {
             return Ok(None);
@@ -377,165 +352,11 @@ impl Single {
     }
 }
 
-impl Many {
-    fn name(&self) -> &'static str {
-        match self.delay {
-            None => "MPUB",
-            Some(_) => "MDPUB",
-        }
-    }
-
-    fn read(
-        &self,
-        next: &mut Part,
-        limits: &Limits,
-        buffer: &mut BytesMut,
-    ) -> Result<Option<Command>, Refusal> {
-        loop {
-            match *next {
-                Part::BodySize => {
-                    let Some(size) = int_at(buffer, 0) else {
-                        return Ok(None);
-                    };
-                    self.check_body(size, limits)?;
-                    buffer.advance(SIZE_LEN);
-                    *next = Part::Count;
-                }
-                Part::Count => {
-                    let Some(count) = int_at(buffer, 0) else {
-                        return Ok(None);
-                    };
-                    let count = self.check_count(count, limits)?;
-                    buffer.advance(SIZE_LEN);
-                    *next = Part::Message {
-                        count,
-                        index: 0,
-                        seen: 0,
-                        size: None,
-                    };
-                }
-                Part::Message {
-                    count,
-                    index,
-                    seen,
-                    size: None,
-                } => {
-                    if index == count {
-                        let raw = buffer.split_to(seen).freeze();
-                        return Ok(Some(self.command(Bodies::new(raw, count))));
-                    }
-                    let Some(size) = int_at(buffer, seen) else {
-                        return Ok(None);
-                    };
-                    let size = Some(self.check_message(size, index, seen, limits)?);
-                    let seen = seen + SIZE_LEN;
-                    *next = Part::Message {
-                        count,
-                        index,
-                        seen,
-                        size,
-                    };
-                }
-                Part::Message {
-                    count,
-                    index,
-                    seen,
-                    size: Some(size),
-                } => {
-                    if buffer.len() - seen < size {
-                        return Ok(None);
-                    }
-                    *next = Part::Message {
-                        count,
-                        index: index + 1,
-                        seen: seen + size,
-                        size: None,
-                    };
-                }
-            }
-        }
-    }
-
-    fn command(&self, bodies: Bodies) -> Command {
-        let topic = self.topic.clone();
-        match self.delay {
-            None => Command::Mpub { topic, bodies },
-            Some(delay) => Command::Mdpub {
-                topic,
-                delay,
-                bodies,
-            },
-        }
-    }
-
-    fn check_body(&self, size: i32, limits: &Limits) -> Result<(), Refusal> {
-        let (name, max) = (self.name(), limits.max_body_size);
-        match usize::try_from(size) {
-            Ok(len) if len > max => Err(Refusal::too_big(
-                ErrorCode::BadBody,
-                format!("{name} body too big {size} > {max}"),
-            )),
-            Ok(len) if len > 0 => Ok(()),
-            _ => Err(Refusal::new(
-                ErrorCode::BadBody,
-                format!("{name} invalid body size {size}"),
-            )),
-        }
-    }
-
-    fn check_count(&self, count: i32, limits: &Limits) -> Result<usize, Refusal> {
-        let shortest_message = MPUB_OVERHEAD_PER_MESSAGE + 1;
-        let max = limits.max_body_size.saturating_sub(MPUB_OVERHEAD) / shortest_message;
-        match usize::try_from(count) {
-            Ok(number) if (1..=max).contains(&number) => Ok(number),
-            _ => Err(Refusal::new(
-                ErrorCode::BadBody,
-                format!("{} invalid message count {count}", self.name()),
-            )),
-        }
-    }
-
-    fn check_message(
-        &self,
-        size: i32,
-        index: usize,
-        seen: usize,
-        limits: &Limits,
-    ) -> Result<usize, Refusal> {
-        let (name, max) = (self.name(), limits.max_msg_size);
-        let len = match usize::try_from(size) {
-            Ok(len) if len > max => {
-                return Err(Refusal::too_big(
-                    ErrorCode::BadMessage,
-                    format!("{name} message too big {size} > {max}"),
-                ));
-            }
-            Ok(len) if len > 0 => len,
-            _ => {
-                return Err(Refusal::new(
-                    ErrorCode::BadMessage,
-                    format!("{name} invalid message({index}) body size {size}"),
-                ));
-            }
-        };
-        // nsqd never holds the messages against the declared body size, and so reads on without an
-        // end. We let the declaration be wrong, but not the body be longer than bodies may be.
-        let total = MPUB_OVERHEAD + seen + MPUB_OVERHEAD_PER_MESSAGE + len;
-        if total > limits.max_body_size {
-            return Err(Refusal::too_big(
-                ErrorCode::BadBody,
-                format!("{name} body too big {total} > {}", limits.max_body_size),
-            ));
-        }
-        Ok(len)
-    }
-}
-
 /// Bytes of a size.
-const SIZE_LEN: usize = 4;
+pub(super) const SIZE_LEN: usize = 4;
 
 /// The int32 at `at`, if it has come.
-fn int_at(buffer: &[u8], at: usize) -> Option<i32> {
+pub(super) fn int_at(buffer: &[u8], at: usize) -> Option<i32> {
     let (bytes, _) = buffer.get(at..)?.split_first_chunk::<SIZE_LEN>()?;
     Some(i32::from_be_bytes(*bytes))
 }
@@ -543,4 +364,199 @@ fn int_at(buffer: &[u8], at: usize) -> Option<i32> {
 fn insufficient(name: &str) -> Refusal {
     let text = format!("{name} insufficient number of parameters");
     Refusal::new(ErrorCode::Invalid, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::command::{
+        encode_auth, encode_cancel, encode_dpub, encode_identify, encode_mdpub, encode_mpub,
+        encode_nop, encode_pub,
+    };
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        max_msg_size: 100,
+        max_body_size: 1000,
+        max_delay: Delay(1000),
+    };
+
+    /// What a client may write, in the terms of the encoder.
+    #[derive(Debug, Clone)]
+    enum Said {
+        Identify(Vec<u8>),
+        Auth(Vec<u8>),
+        Pub(Vec<u8>),
+        Dpub(u64, bool, Vec<u8>),
+        Mpub(Vec<Vec<u8>>),
+        Mdpub(u64, Vec<Vec<u8>>),
+        Cancel,
+        Nop,
+    }
+
+    fn body() -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(any::<u8>(), 1..100)
+    }
+
+    fn said() -> impl Strategy<Value = Said> {
+        let bodies = || proptest::collection::vec(body(), 1..8);
+        prop_oneof![
+            body().prop_map(Said::Identify),
+            body().prop_map(Said::Auth),
+            body().prop_map(Said::Pub),
+            (0..=1000_u64, any::<bool>(), body()).prop_map(|(ms, id, b)| Said::Dpub(ms, id, b)),
+            bodies().prop_map(Said::Mpub),
+            (0..=1000_u64, bodies()).prop_map(|(ms, bodies)| Said::Mdpub(ms, bodies)),
+            Just(Said::Cancel),
+            Just(Said::Nop),
+        ]
+    }
+
+    fn topic() -> TopicName {
+        TopicName::parse(b"t#ephemeral").unwrap()
+    }
+
+    impl Said {
+        fn encode(&self, wire: &mut BytesMut) {
+            let id = ClientId::parse(b"order:1").unwrap();
+            match self {
+                Self::Identify(json) => encode_identify(json, wire),
+                Self::Auth(secret) => encode_auth(secret, wire),
+                Self::Pub(body) => encode_pub(&topic(), body, wire),
+                Self::Dpub(ms, with_id, body) => {
+                    let id = with_id.then_some(&id);
+                    encode_dpub(&topic(), Delay(*ms), id, body, wire);
+                }
+                Self::Mpub(bodies) => encode_mpub(&topic(), bodies, wire),
+                Self::Mdpub(ms, bodies) => encode_mdpub(&topic(), Delay(*ms), bodies, wire),
+                Self::Cancel => encode_cancel(b"x", wire),
+                Self::Nop => encode_nop(wire),
+            }
+        }
+
+        fn is(&self, command: &Command) -> bool {
+            let same = |theirs: &[Vec<u8>], ours: &super::super::command::Bodies| {
+                ours.count() == theirs.len() && ours.iter().eq(theirs.iter().cloned())
+            };
+            match (self, command) {
+                (Self::Identify(a), Command::Identify(b)) | (Self::Auth(a), Command::Auth(b)) => {
+                    a == b
+                }
+                (Self::Pub(a), Command::Pub { body, .. }) => a == body,
+                (
+                    Self::Dpub(ms, with_id, a),
+                    Command::Dpub {
+                        delay, id, body, ..
+                    },
+                ) => *ms == delay.0 && *with_id == id.is_some() && a == body,
+                (Self::Mpub(a), Command::Mpub { bodies, .. }) => same(a, bodies),
+                (Self::Mdpub(ms, a), Command::Mdpub { delay, bodies, .. }) => {
+                    *ms == delay.0 && same(a, bodies)
+                }
+                (Self::Cancel, Command::Cancel(id)) => id.as_ref() == b"x",
+                (Self::Nop, Command::Nop) => true,
+                _ => false,
+            }
+        }
+    }
+
+    fn decode_in_pieces(wire: &[u8], cut: usize) -> (Vec<Command>, Option<Stop>) {
+        let mut decoder = Decoder::new(LIMITS);
+        let mut buffer = BytesMut::new();
+        let mut commands = Vec::new();
+        for piece in wire.chunks(cut) {
+            buffer.extend_from_slice(piece);
+            loop {
+                match decoder.decode(&mut buffer) {
+                    Ok(Some(command)) => commands.push(command),
+                    Ok(None) => break,
+                    Err(stop) => return (commands, Some(stop)),
+                }
+            }
+        }
+        (commands, None)
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_client_says_is_read_however_it_is_cut(
+            conversation in proptest::collection::vec(said(), 0..6),
+            cut in 1..200_usize,
+        ) {
+            let mut wire = BytesMut::new();
+            for said in &conversation {
+                said.encode(&mut wire);
+            }
+            let (commands, stop) = decode_in_pieces(&wire, cut);
+            prop_assert_eq!(stop, None);
+            prop_assert_eq!(commands.len(), conversation.len());
+            for (said, command) in conversation.iter().zip(&commands) {
+                prop_assert!(said.is(command), "{said:?} was read as {command:?}");
+            }
+        }
+
+        #[test]
+        fn a_bent_conversation_is_read_the_same_however_it_is_cut(
+            conversation in proptest::collection::vec(said(), 1..6),
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+            cut in 1..50_usize,
+        ) {
+            let mut wire = BytesMut::new();
+            for said in &conversation {
+                said.encode(&mut wire);
+            }
+            let at = at.index(wire.len());
+            wire[at] = byte;
+            prop_assert_eq!(decode_in_pieces(&wire, cut), decode_in_pieces(&wire, wire.len()));
+        }
+    }
+
+    #[test]
+    fn bad_things_are_refused_before_their_bodies_come() {
+        for (wire, refused) in [
+            (
+                b"PUB a!\n".as_slice(),
+                "E_BAD_TOPIC PUB topic name \"a!\" is not valid",
+            ),
+            (
+                b"PUB t\n\0\0\0\x65",
+                "E_BAD_MESSAGE PUB message too big 101 > 100",
+            ),
+            (
+                b"MPUB t\n\0\0\0\x64\0\0\0\xc8",
+                "E_BAD_BODY MPUB invalid message count 200",
+            ),
+            (
+                b"MPUB t\n\0\0\0\x64\0\0\0\xc7\0\0\0\0",
+                "E_BAD_MESSAGE MPUB invalid message(0) body size 0",
+            ),
+        ] {
+            let (commands, stop) = decode_in_pieces(wire, 1);
+            assert!(commands.is_empty());
+            let Some(Stop::Refused(refusal)) = stop else {
+                panic!("{wire:?} is not refused")
+            };
+            assert_eq!(format!("{refusal:?}"), refused);
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_an_identify_is_known() {
+        let begun = |wire: &[u8]| {
+            let mut decoder = Decoder::new(LIMITS);
+            let mut buffer = BytesMut::from(wire);
+            assert_eq!(decoder.decode(&mut buffer), Ok(None));
+            decoder.identify_has_begun(&buffer)
+        };
+        assert!(!begun(b""));
+        assert!(begun(b"I"));
+        assert!(begun(b"IDENTIFY"));
+        assert!(begun(b"IDENTIFY\r"));
+        assert!(begun(b"IDENTIFY\n\0\0"));
+        assert!(begun(b"IDENTIFY\n\0\0\0\x09{"));
+        assert!(!begun(b"PUB t\n\0"));
+        assert!(!begun(b"P"));
+    }
 }

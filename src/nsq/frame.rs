@@ -89,6 +89,9 @@ impl Frame {
 }
 
 /// Appends one frame to `buffer`.
+///
+/// # Panics
+/// If `body` is longer than 4 GiB, which no limit on sizes allows.
 pub fn encode(kind: FrameType, body: &[u8], buffer: &mut BytesMut) {
     let size = u32::try_from(body.len().saturating_add(TYPE_LEN))
         .expect("bodies are bounded far below 4 GiB");

@@ -34,22 +34,21 @@ pub(super) fn read_object(
     mut field: impl FnMut(&str, Value<'_>) -> Result<(), BadJson>,
 ) -> Result<(), BadJson> {
     let mut scanner = Scanner { rest: json };
-    match scanner.peek() {
-        Some(b'n') => scanner.word(b"null")?,
-        _ => {
-            scanner.expect(b'{')?;
-            if scanner.peek() == Some(b'}') {
-                scanner.expect(b'}')?;
-            } else {
-                loop {
-                    let key = unescape(scanner.key()?);
-                    let value = scanner.value()?;
-                    field(&key, value)?;
-                    match scanner.next() {
-                        Some(b',') => {}
-                        Some(b'}') => break,
-                        _ => return Err(BadJson),
-                    }
+    if scanner.peek() == Some(b'n') {
+        scanner.word(b"null")?;
+    } else {
+        scanner.expect(b'{')?;
+        if scanner.peek() == Some(b'}') {
+            scanner.expect(b'}')?;
+        } else {
+            loop {
+                let key = unescape(scanner.key()?);
+                let value = scanner.value()?;
+                field(&key, value)?;
+                match scanner.next() {
+                    Some(b',') => {}
+                    Some(b'}') => break,
+                    _ => return Err(BadJson),
                 }
             }
         }
@@ -308,4 +307,63 @@ fn trim_start(bytes: &[u8]) -> &[u8] {
     let blank = |byte: &&u8| matches!(**byte, b' ' | b'\t' | b'\r' | b'\n');
     let blanks = bytes.iter().take_while(blank).count();
     bytes.get(blanks..).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fields(json: &[u8]) -> Result<Vec<(String, String)>, BadJson> {
+        let mut fields = Vec::new();
+        read_object(json, |key, value| {
+            fields.push((key.to_owned(), format!("{value:?}")));
+            Ok(())
+        })?;
+        Ok(fields)
+    }
+
+    #[test]
+    fn strings_mean_what_go_takes_them_for() {
+        for (raw, text) in [
+            (br#"a\"\\\/\b\f\n\r\tz"#.as_slice(), "a\"\\/\x08\x0c\n\r\tz"),
+            (br"\u0041\u00e9", "A\u{e9}"),
+            (br"\ud83d\ude00!", "\u{1f600}!"),
+            (br"\ud83d\u0041", "\u{fffd}A"),
+            (br"\ud83d\ud83d\ude00", "\u{fffd}\u{1f600}"),
+            (br"\ude00x", "\u{fffd}x"),
+            (br"\u0041\u0042", "AB"),
+            (b"\xff\xe2\x82.", "\u{fffd}\u{fffd}\u{fffd}."),
+        ] {
+            assert_eq!(unescape(raw), text, "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn keys_are_folded_as_unicode_folds_them() {
+        assert!(key_is("TLS_v1", "tls_v1"));
+        assert!(key_is("\u{17f}nappy", "snappy"));
+        assert!(!key_is("\u{131}d", "id"));
+        assert!(!key_is("tls_v", "tls_v1"));
+    }
+
+    #[test]
+    fn values_are_skipped_whole() {
+        let json = br#"{"a":[{"b":[]},{},[1,"]"]],"c":-1.5e+3,"d":"x\"y"}"#;
+        let read = fields(json).unwrap();
+        let keys: Vec<_> = read.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, ["a", "c", "d"]);
+        assert_eq!(read[1].1, "Number(\"-1.5e+3\")");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_json_is_told_as_by_serde(text in r#"[\[\]{}:,0-9a1e.\-" tn]{0,12}"#) {
+            let json = format!("{{\"k\":{text}}}");
+            let theirs = serde_json::from_str::<serde_json::Value>(&json);
+            prop_assume!(!matches!(&theirs, Err(error) if error.to_string().contains("out of range")));
+            prop_assert_eq!(fields(json.as_bytes()).is_ok(), theirs.is_ok(), "{}", json);
+        }
+    }
 }

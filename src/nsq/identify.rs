@@ -224,3 +224,45 @@ fn invalid(what: &str, value: i64) -> Refusal {
     let text = format!("IDENTIFY {what} ({value}) is invalid");
     Refusal::new(ErrorCode::BadBody, text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn negotiate(jsons: &[&str]) -> Result<Negotiated, Refusal> {
+        let mut negotiated = Negotiated::new(Duration::from_secs(30), Duration::from_mins(1));
+        for json in jsons {
+            negotiated.apply(&Identify::decode(json.as_bytes())?)?;
+        }
+        Ok(negotiated)
+    }
+
+    #[test]
+    fn the_heartbeat_is_the_clients_choice_within_limits() {
+        let interval = |ms: i64| {
+            let json = format!("{{\"heartbeat_interval\":{ms}}}");
+            negotiate(&[&json]).map(|negotiated| negotiated.heartbeat_interval)
+        };
+        assert_eq!(interval(0), Ok(Some(Duration::from_secs(30))));
+        assert_eq!(interval(-1), Ok(None));
+        assert_eq!(interval(1000), Ok(Some(Duration::from_secs(1))));
+        assert_eq!(interval(60_000), Ok(Some(Duration::from_mins(1))));
+        for ms in [-2, 1, 999, 60_001, i64::MAX, i64::MIN] {
+            let text = format!("IDENTIFY heartbeat interval ({ms}) is invalid");
+            assert_eq!(interval(ms), Err(Refusal::new(ErrorCode::BadBody, text)));
+        }
+    }
+
+    #[test]
+    fn a_repeated_identify_keeps_what_it_does_not_name() {
+        let negotiated = negotiate(&[
+            r#"{"heartbeat_interval":-1,"output_buffer_size":100,"sample_rate":5}"#,
+            r#"{"msg_timeout":5000}"#,
+        ]);
+        let negotiated = negotiated.unwrap();
+        assert_eq!(negotiated.heartbeat_interval, None);
+        assert_eq!(negotiated.output_buffer_size, 100);
+        assert_eq!(negotiated.sample_rate, 0);
+        assert_eq!(negotiated.msg_timeout_ms, 5000);
+    }
+}

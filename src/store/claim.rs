@@ -100,6 +100,8 @@ impl ReadPack {
 pub struct Held {
     /// Redis's clock.
     pub now: UnixMs,
+    /// H before the turn.
+    pub handed_before: UnixMs,
     /// H after the turn.
     pub handed: UnixMs,
     /// S after the turn.

@@ -299,9 +299,11 @@ fn held(now_us: u64, parts: &mut Parts) -> Result<Held, RedisError> {
                 .map_err(|_not_a_number| misshapen("turn head"))?,
         ))
     };
+    let handed_before = UnixMs(parts.number()?);
     let now = UnixMs(now_us / 1_000);
     Ok(Held {
         now,
+        handed_before,
         handed,
         settled,
         below,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 
 use crate::support::app::App;
@@ -186,15 +187,15 @@ const CONNECTIONS: usize = 10_000;
 
 #[test]
 fn ten_thousand_connections_are_served() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let (redis, nsqd) = (Redis::start(), Nsqd::start());
+    // Before our own limit is raised: the instance must raise the one it inherits by itself.
+    let app = App::start(&redis, &nsqd);
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
         maximum: limit.maximum,
     };
     setrlimit(Resource::Nofile, raised).unwrap();
-    let (redis, nsqd) = (Redis::start(), Nsqd::start());
-    let app = App::start(&redis, &nsqd);
     let consumer = Consumer::start(&nsqd.tcp, TOPIC);
     let mut producers: Vec<_> = (0..CONNECTIONS).map(|_| app.producer()).collect();
     let mut ledger = Ledger::default();

@@ -8,6 +8,7 @@
     reason = "a test fails by panicking and prints its figures"
 )]
 
+mod api_v1;
 mod cancel_race;
 mod cli;
 mod crash;
@@ -15,6 +16,8 @@ mod dev;
 mod end_to_end;
 mod forward;
 mod interop;
+mod nsqd_http;
+mod nsqd_tcp;
 mod outage;
 mod proofs;
 mod support;

@@ -96,10 +96,15 @@ fn path_text(id: &str) -> String {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'@') {
             text.push(char::from(byte));
         } else {
-            text.push_str(&format!("%{byte:02X}"));
+            text.extend(['%', upper_hex(byte >> 4), upper_hex(byte & 15)]);
         }
     }
     text
+}
+
+fn upper_hex(digit: u8) -> char {
+    let digit = char::from_digit(u32::from(digit), 16);
+    digit.unwrap_or('0').to_ascii_uppercase()
 }
 
 /// `GET /v1/messages/{id}`

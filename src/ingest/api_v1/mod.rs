@@ -17,7 +17,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, Method, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post};
 use bytes::Bytes;
@@ -146,6 +146,12 @@ pub(super) fn no_such_route(path: &str) -> Response {
     Problem::new(Code::RouteNotFound, detail).into_response()
 }
 
+/// The answer to a target that is not a URI: what stands for the odd bytes must not be read as theirs.
+pub(super) fn bad_target() -> Response {
+    let detail = "Path and query must be those of a URI: percent-encode what it may not have.";
+    Problem::new(Code::InvalidQuery, detail).into_response()
+}
+
 async fn method_not_allowed(method: Method) -> Problem {
     let detail = format!("{method} is not a method of this path; the header Allow names them.");
     Problem::new(Code::MethodNotAllowed, detail)
@@ -185,7 +191,7 @@ fn count_refused(shared: &Shared, problem: &Problem) {
 
 /// Whether the body is JSON: by its media type alone.
 fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).map(|v| v.as_bytes());
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     let kind = kind.unwrap_or_default().split(|b| *b == b';').next();
     kind.unwrap_or_default()
         .trim_ascii()
@@ -255,7 +261,7 @@ async fn whole(reader: &mut BodyReader<'_>, over: Code, limit: usize) -> Result<
 
 /// The parameters of a query, each of which exists and is there once.
 #[derive(Debug)]
-struct Params(Query);
+pub(super) struct Params(Query);
 
 impl Params {
     fn of(uri: &Uri, allowed: &[&str]) -> Result<Self, Problem> {
@@ -288,7 +294,7 @@ impl Params {
     }
 
     /// Of a request that takes none.
-    fn none(uri: &Uri) -> Result<(), Problem> {
+    pub(super) fn none(uri: &Uri) -> Result<(), Problem> {
         Self::of(uri, &[]).map(drop)
     }
 

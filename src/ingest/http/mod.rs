@@ -3,6 +3,7 @@
 
 mod body;
 mod query;
+mod target;
 mod timed;
 
 use std::convert::Infallible;
@@ -30,18 +31,20 @@ use tracing::{debug, warn};
 
 pub(super) use body::{BodyFault, BodyReader};
 pub(super) use query::{Plus, Query, go_int, unescape};
+pub(super) use target::Target;
 
 use crate::ingest::Intake;
 use crate::ingest::clients::Clients;
 use crate::ingest::metrics::{Door, DoorLabel, Metrics};
 use crate::ingest::{api_v1, nsqd_http, ops_http};
 use crate::phase::Phase;
+use target::RawTarget;
 use timed::{Progress, TimedIo};
 
 /// Most bytes of a request's head; hyper keeps a read buffer of this size at most.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// How long a kept-alive connection may be idle. nsqd has no such limit; half-open clients need one.
-const IDLE_MAX: Duration = Duration::from_secs(600);
+const IDLE_MAX: Duration = Duration::from_mins(10);
 /// After an answer that ends the connection: how long, and how much, is still read and thrown away,
 /// so that no reset eats the answer of a client that is still sending.
 const LINGER_MAX: Duration = Duration::from_secs(5);
@@ -142,10 +145,14 @@ async fn fallback(
     request: Request,
 ) -> axum::response::Response {
     let path = request.uri().path();
-    if path == "/v1" || path.starts_with("/v1/") {
+    if is_v1(path) {
         return api_v1::no_such_route(path);
     }
     nsqd_http::answer(&shared, request).await
+}
+
+fn is_v1(path: &str) -> bool {
+    path == "/v1" || path.starts_with("/v1/")
 }
 
 /// Serves HTTP on `listener` until `drain`; then no connection is accepted, idle ones are closed and
@@ -251,12 +258,27 @@ impl Server {
     fn answer(
         &self,
         progress: Progress,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
         progress.head_complete();
+        let mut refusal = None;
+        if let Some(line) = progress.take_line() {
+            match RawTarget::of(&line, request.uri()) {
+                Some(_target) if is_v1(request.uri().path()) => {
+                    refusal = Some(api_v1::bad_target());
+                }
+                Some(target) if target.is_bad() => {
+                    refusal = Some(nsqd_http::refuse_connection("400 Bad Request"));
+                }
+                Some(target) => drop(request.extensions_mut().insert(target)),
+                // Never seen: the line is of another request. Better refused than misread.
+                None => refusal = Some(nsqd_http::refuse_connection("400 Bad Request")),
+            }
+        }
+        let refusal = refusal.or_else(|| nsqd_http::bad_request(&request));
         let mut router = self.router.clone();
         Box::pin(async move {
-            let response = match nsqd_http::bad_request(&request) {
+            let response = match refusal {
                 Some(refusal) => refusal,
                 None => match router.call(request).await {
                     Ok(response) => response,

@@ -3,8 +3,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,31 +12,61 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use super::target::RequestLine;
+
 /// How long a client may take nothing of an answer.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 
 /// Whether a request is being answered; the server says so, the connection looks at it.
 #[derive(Debug, Clone)]
-pub(super) struct Progress(Arc<AtomicBool>);
+pub(super) struct Progress(Arc<Shown>);
+
+#[derive(Debug)]
+struct Shown {
+    /// Heads that have come whole: an answer can be ready before anything is read again.
+    heads: AtomicU64,
+    answering: AtomicBool,
+    /// The last request line in which bytes were replaced, until its request comes.
+    line: Mutex<Option<Vec<u8>>>,
+}
 
 impl Progress {
     /// Before the first request.
     pub(super) fn new() -> Self {
-        Self(Arc::new(AtomicBool::new(false)))
+        Self(Arc::new(Shown {
+            heads: AtomicU64::new(0),
+            answering: AtomicBool::new(false),
+            line: Mutex::new(None),
+        }))
     }
 
     /// A whole head has come.
     pub(super) fn head_complete(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.heads.fetch_add(1, Ordering::AcqRel);
+        self.0.answering.store(true, Ordering::Release);
     }
 
     /// The request has its answer.
     pub(super) fn answered(&self) {
-        self.0.store(false, Ordering::Release);
+        self.0.answering.store(false, Ordering::Release);
+    }
+
+    /// The line of the request whose head was just completed, if bytes of it were replaced.
+    pub(super) fn take_line(&self) -> Option<Vec<u8>> {
+        self.line().take()
+    }
+
+    fn line(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
+        // It is only ever replaced whole.
+        self.0.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn answering(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.answering.load(Ordering::Acquire)
+    }
+
+    fn heads(&self) -> u64 {
+        self.0.heads.load(Ordering::Acquire)
     }
 }
 
@@ -48,6 +78,9 @@ pub(super) struct TimedIo {
     head_timeout: Duration,
     /// Runs from the first byte of a head, or from the accept, until the head is complete.
     head: Option<Pin<Box<Sleep>>>,
+    /// How many heads were complete when `head` was last looked at.
+    heads: u64,
+    line: RequestLine,
     /// Runs while a write waits.
     write: Option<Pin<Box<Sleep>>>,
     broken: bool,
@@ -61,6 +94,8 @@ impl TimedIo {
             progress,
             head_timeout,
             head: Some(Box::pin(tokio::time::sleep(head_timeout))),
+            heads: 0,
+            line: RequestLine::default(),
             write: None,
             broken: false,
         }
@@ -108,16 +143,26 @@ impl AsyncRead for TimedIo {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.progress.answering() {
+        let heads = this.progress.heads();
+        if heads != this.heads {
+            this.heads = heads;
             this.head = None;
         }
         let before = buf.filled().len();
         match Pin::new(&mut this.stream).poll_read(cx, buf) {
             Poll::Ready(Ok(())) => {
                 let came = buf.filled().len() > before;
-                if came && this.head.is_none() && !this.progress.answering() {
-                    let deadline = Instant::now() + this.head_timeout;
-                    this.head = Some(Box::pin(tokio::time::sleep_until(deadline)));
+                // While a request is answered, what comes is its body: nothing of it is touched.
+                if came && !this.progress.answering() {
+                    if this.head.is_none() {
+                        let deadline = Instant::now() + this.head_timeout;
+                        this.head = Some(Box::pin(tokio::time::sleep_until(deadline)));
+                        this.line.begin();
+                    }
+                    let bytes = buf.filled_mut().get_mut(before..).unwrap_or_default();
+                    if let Some(line) = this.line.follow(bytes) {
+                        *this.progress.line() = Some(line);
+                    }
                 }
                 Poll::Ready(Ok(()))
             }

@@ -6,11 +6,11 @@ mod stats;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 
-use crate::ingest::http::{Plus, Query, Shared, unescape};
+use crate::ingest::http::{Plus, Query, Shared, Target, unescape};
 use crate::ingest::ops_http;
 
 const NSQ_CONTENT_TYPE: (HeaderName, HeaderValue) = (
@@ -42,7 +42,7 @@ pub(super) fn bad_request<B>(request: &Request<B>) -> Option<Response> {
     if hosts > 1 {
         return Some(refuse_connection("400 Bad Request: too many Host headers"));
     }
-    if unescape(request.uri().path().as_bytes(), Plus::IsPlus).is_none() {
+    if unescape(&Target::of(request).path, Plus::IsPlus).is_none() {
         return Some(refuse_connection("400 Bad Request"));
     }
     let expected = headers.get(header::EXPECT)?;
@@ -54,7 +54,8 @@ pub(super) fn bad_request<B>(request: &Request<B>) -> Option<Response> {
     Some(response)
 }
 
-fn refuse_connection(text: &'static str) -> Response {
+/// Refuses what is not HTTP, and ends the connection.
+pub(super) fn refuse_connection(text: &'static str) -> Response {
     let kind = [(header::CONTENT_TYPE, TEXT)];
     let mut response = (StatusCode::BAD_REQUEST, kind, text).into_response();
     close_after(&mut response);
@@ -70,7 +71,8 @@ fn close_after(response: &mut Response) {
 /// path that differs by case, slashes or dots, another method's path, nothing.
 pub(super) async fn answer(shared: &Shared, request: Request) -> Response {
     let method = request.method().clone();
-    let path = unescape(request.uri().path().as_bytes(), Plus::IsPlus).unwrap_or_default();
+    let target = Target::of(&request);
+    let path = unescape(&target.path, Plus::IsPlus).unwrap_or_default();
     let find = |wanted: &[u8], method: &Method| {
         ROUTES
             .iter()
@@ -78,15 +80,15 @@ pub(super) async fn answer(shared: &Shared, request: Request) -> Response {
             .map(|(path, _)| *path)
     };
     match find(&path, &method) {
-        Some("/pub") => return publish::publish(shared, request).await,
-        Some("/mpub") => return publish::publish_many(shared, request).await,
+        Some("/pub") => return publish::publish(shared, &target, request).await,
+        Some("/mpub") => return publish::publish_many(shared, &target, request).await,
         Some("/ping") => return ping(shared).await,
         Some("/info") => return info(shared),
-        Some(_stats) => return stats::stats(shared, request.uri().query()).await,
+        Some(_stats) => return stats::stats(shared, &target).await,
         None => {}
     }
     if let Some(found) = find(&tidied(&path), &method) {
-        return redirect(&method, request.uri(), found);
+        return redirect(&method, &target, found);
     }
     if method == Method::OPTIONS && path == b"*" {
         return StatusCode::OK.into_response();
@@ -130,29 +132,30 @@ fn tidied(path: &[u8]) -> Vec<u8> {
 }
 
 /// As Go's `http.Redirect`: 301 with a line of HTML for GET, 307 without for the rest.
-fn redirect(method: &Method, asked: &Uri, path: &str) -> Response {
-    let mut target = String::new();
-    if let (Some(scheme), Some(authority)) = (asked.scheme_str(), asked.authority()) {
-        target = format!("{scheme}://{authority}");
-    }
-    target.push_str(path);
-    if let Some(query) = asked.query() {
-        target.push('?');
-        target.push_str(query);
+fn redirect(method: &Method, asked: &Target, path: &str) -> Response {
+    let mut target = [asked.origin.as_bytes(), path.as_bytes()].concat();
+    if let Some(query) = &asked.query {
+        target.push(b'?');
+        target.extend_from_slice(query);
     }
     let mut response = if *method == Method::GET {
-        let text = format!("<a href=\"{}\">Moved Permanently</a>.\n\n", html(&target));
+        let text = [
+            b"<a href=\"".to_vec(),
+            html(&target),
+            b"\">Moved Permanently</a>.\n\n".to_vec(),
+        ];
         let kind = [(header::CONTENT_TYPE, HTML)];
-        (StatusCode::MOVED_PERMANENTLY, kind, text).into_response()
+        (StatusCode::MOVED_PERMANENTLY, kind, text.concat()).into_response()
     } else {
         StatusCode::TEMPORARY_REDIRECT.into_response()
     };
     let mut location = String::with_capacity(target.len());
-    for byte in target.bytes() {
+    for byte in target {
         if byte.is_ascii() {
             location.push(char::from(byte));
         } else {
-            location.push_str(&format!("%{byte:02X}"));
+            let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
+            location.extend(['%', digit(byte >> 4), digit(byte & 15)]);
         }
     }
     if let Ok(location) = HeaderValue::from_str(&location) {
@@ -162,12 +165,19 @@ fn redirect(method: &Method, asked: &Uri, path: &str) -> Response {
 }
 
 /// As Go's `html.EscapeString`.
-fn html(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&#34;")
-        .replace('\'', "&#39;")
+fn html(text: &[u8]) -> Vec<u8> {
+    let mut escaped = Vec::with_capacity(text.len());
+    for byte in text {
+        match byte {
+            b'&' => escaped.extend_from_slice(b"&amp;"),
+            b'<' => escaped.extend_from_slice(b"&lt;"),
+            b'>' => escaped.extend_from_slice(b"&gt;"),
+            b'"' => escaped.extend_from_slice(b"&#34;"),
+            b'\'' => escaped.extend_from_slice(b"&#39;"),
+            other => escaped.push(*other),
+        }
+    }
+    escaped
 }
 
 /// nsqd's answer to a request that it refuses.
@@ -213,8 +223,8 @@ fn text(body: impl Into<Body>) -> Response {
 }
 
 /// The parameters, or nsqd's refusal.
-fn parameters(raw: Option<&str>) -> Result<Query, (StatusCode, &'static str)> {
-    Query::parse(raw.unwrap_or_default().as_bytes())
+fn parameters(target: &Target) -> Result<Query, (StatusCode, &'static str)> {
+    Query::parse(target.query.as_deref().unwrap_or_default())
         .map_err(|_bad| (StatusCode::BAD_REQUEST, "INVALID_REQUEST"))
 }
 

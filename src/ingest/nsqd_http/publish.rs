@@ -9,7 +9,7 @@ use axum::response::Response;
 use bytes::Bytes;
 
 use crate::ingest::Config;
-use crate::ingest::http::{BodyFault, BodyReader, Query, Shared, go_int};
+use crate::ingest::http::{BodyFault, BodyReader, Query, Shared, Target, go_int};
 use crate::ingest::metrics::{Door, DoorLabel, Reason, RefusedLabel};
 use crate::ingest::problem::nsqd_refusal;
 use crate::message::{ClientId, Delay, Due, Message, TopicName};
@@ -75,8 +75,8 @@ impl From<(StatusCode, &'static str)> for Refusal {
 }
 
 /// `POST /pub?topic=&defer=&id=`
-pub(super) async fn publish(shared: &Shared, request: Request) -> Response {
-    match one(shared, request).await {
+pub(super) async fn publish(shared: &Shared, target: &Target, request: Request) -> Response {
+    match one(shared, target, request).await {
         Ok(receipt) => {
             let mut response = text("OK");
             let id = shared.state.intake.store.id_text(&receipt.id);
@@ -90,8 +90,8 @@ pub(super) async fn publish(shared: &Shared, request: Request) -> Response {
 }
 
 /// `POST /mpub?topic=&binary=&defer=`
-pub(super) async fn publish_many(shared: &Shared, request: Request) -> Response {
-    match many(shared, request).await {
+pub(super) async fn publish_many(shared: &Shared, target: &Target, request: Request) -> Response {
+    match many(shared, target, request).await {
         Ok(()) => text("OK"),
         Err(refusal) => refuse(shared, &refusal),
     }
@@ -106,9 +106,9 @@ fn refuse(shared: &Shared, refusal: &Refusal) -> Response {
     error(refusal.status, refusal.message)
 }
 
-async fn one(shared: &Shared, request: Request) -> Result<Receipt, Refusal> {
+async fn one(shared: &Shared, target: &Target, request: Request) -> Result<Receipt, Refusal> {
     let config = &shared.state.intake.config;
-    let (parts, body) = request.into_parts();
+    let body = request.into_body();
     if declared_over(body.size_hint().exact(), config.max_msg_size) {
         return Err(Refusal::too_big("MSG_TOO_BIG"));
     }
@@ -118,7 +118,7 @@ async fn one(shared: &Shared, request: Request) -> Result<Receipt, Refusal> {
     if body.is_empty() {
         return Err(Refusal::invalid("MSG_EMPTY"));
     }
-    let query = parameters(parts.uri.query())?;
+    let query = parameters(target)?;
     let topic = topic(&query)?;
     let due = due(&query, config)?;
     let id = match query.first("id") {
@@ -139,13 +139,13 @@ async fn one(shared: &Shared, request: Request) -> Result<Receipt, Refusal> {
     })
 }
 
-async fn many(shared: &Shared, request: Request) -> Result<(), Refusal> {
+async fn many(shared: &Shared, target: &Target, request: Request) -> Result<(), Refusal> {
     let config = &shared.state.intake.config;
-    let (parts, body) = request.into_parts();
+    let body = request.into_body();
     if declared_over(body.size_hint().exact(), config.max_body_size) {
         return Err(Refusal::too_big("BODY_TOO_BIG"));
     }
-    let query = parameters(parts.uri.query())?;
+    let query = parameters(target)?;
     let topic = topic(&query)?;
     let due = due(&query, config)?;
     let mut reader = shared.reader(body, config.max_body_size);

@@ -7,13 +7,13 @@ use axum::response::Response;
 use serde::Serialize;
 
 use crate::ingest::clients::ClientStats;
-use crate::ingest::http::{Query, Shared};
+use crate::ingest::http::{Query, Shared, Target};
 use crate::message::TopicName;
 
 use super::{error, health, json, parameters, text};
 
-/// nsqd's state of a connected producer that has not subscribed.
-const STATE: i32 = 3;
+/// What nsqd prints of a producer: only a subscription leaves the first state.
+const STATE: i32 = 0;
 
 #[derive(Debug, Serialize)]
 struct Stats<'a> {
@@ -28,7 +28,8 @@ struct Stats<'a> {
 
 #[derive(Debug, Serialize)]
 struct Topic {
-    topic_name: String,
+    #[serde(rename = "topic_name")]
+    name: String,
     channels: [(); 0],
     depth: u64,
     backend_depth: u64,
@@ -60,6 +61,7 @@ struct Memory {
 }
 
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "as nsqd prints it")]
 struct Producer {
     client_id: String,
     hostname: String,
@@ -92,8 +94,8 @@ struct PubCount {
 }
 
 /// `GET /stats?format=&topic=&channel=&include_clients=&include_mem=`
-pub(super) async fn stats(shared: &Shared, raw: Option<&str>) -> Response {
-    let query = match parameters(raw) {
+pub(super) async fn stats(shared: &Shared, target: &Target) -> Response {
+    let query = match parameters(target) {
         Ok(query) => query,
         Err((status, message)) => return error(status, message),
     };
@@ -157,7 +159,7 @@ async fn topics(shared: &Shared, wanted: &[u8], channel: bool) -> Option<Vec<Top
     }
     found.sort();
     let topic = |(name, depth): (TopicName, u64)| Topic {
-        topic_name: name.as_str().to_owned(),
+        name: name.as_str().to_owned(),
         channels: [],
         depth,
         backend_depth: depth,
@@ -245,7 +247,7 @@ fn print(stats: &Stats<'_>) -> String {
             for topic in topics {
                 line(format_args!(
                     "\n   [{:<15}] depth: {:<5} be-depth: {:<5} msgs: {:<8} e2e%: \n",
-                    topic.topic_name, topic.depth, topic.backend_depth, topic.message_count,
+                    topic.name, topic.depth, topic.backend_depth, topic.message_count,
                 ));
             }
         }

@@ -45,6 +45,17 @@ enum Input {
     Closed,
 }
 
+/// What the client has said so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    /// Not one whole command.
+    Nothing,
+    /// Commands, but no IDENTIFY.
+    Something,
+    /// An IDENTIFY.
+    WhoItIs,
+}
+
 /// One connection's state.
 #[derive(Debug)]
 pub(super) struct Conversation {
@@ -65,8 +76,7 @@ pub(super) struct Conversation {
     held: Option<Command>,
     /// Nobody reads what we write; what was read is still carried out.
     deaf: bool,
-    first_command: bool,
-    identified: bool,
+    said: Said,
     /// nsqd counts heartbeats by the first IDENTIFY, and the client's time to speak by the latest.
     heartbeat: Option<(Instant, Duration)>,
     read_by: Option<Instant>,
@@ -82,8 +92,10 @@ const READ_LEN_MAX: usize = 64 * 1024;
 const OUT_LEN_MAX: usize = 256 * 1024;
 /// A client that takes nothing for so many heartbeats is gone.
 const BEATS_WITHOUT_PROGRESS_MAX: u32 = 2;
+/// Most bytes that are kept of a client's name, host and agent each.
+const SELF_DESCRIPTION_LEN_MAX: usize = 1024;
 /// For a connection without any deadline.
-const NEVER: Duration = Duration::from_secs(86_400);
+const NEVER: Duration = Duration::from_hours(24);
 
 impl Conversation {
     pub(super) fn new(number: u64, desk: Desk) -> Self {
@@ -109,8 +121,7 @@ impl Conversation {
             out: BytesMut::new(),
             held: None,
             deaf: false,
-            first_command: true,
-            identified: false,
+            said: Said::Nothing,
             heartbeat: Some((now + interval, interval)),
             read_by: Some(now + interval * 2),
             rearm: false,
@@ -144,9 +155,16 @@ impl Conversation {
                 self.make_read_room();
             }
             let answers = !self.flight.is_empty() && self.out.len() < OUT_LEN_MAX;
-            // Each branch may be dropped at its await. What can free memory goes first.
+            // Each branch may be dropped at its await. The clock goes first, so that a client that
+            // never pauses still gets its heartbeats, and reading last, so that what frees memory
+            // goes before what takes it.
             tokio::select! {
                 biased;
+                () = timer.as_mut() => {
+                    self.tick(Instant::now());
+                    self.rearm = true;
+                }
+                () = &mut drained, if self.input == Input::Open => self.input = Input::Draining,
                 answer = self.flight.next(), if answers => self.take_answers(answer),
                 written = writer.write(&self.out), if !self.out.is_empty() => match written {
                     Ok(len @ 1..) => {
@@ -167,11 +185,6 @@ impl Conversation {
                         self.input = Input::Ended;
                     }
                 },
-                () = &mut drained, if self.input == Input::Open => self.input = Input::Draining,
-                () = timer.as_mut() => {
-                    self.tick(Instant::now());
-                    self.rearm = true;
-                }
             }
         }
     }
@@ -219,8 +232,10 @@ impl Conversation {
                 self.held = Some(command);
                 break;
             }
+            if self.said == Said::Nothing {
+                self.said = Said::Something;
+            }
             self.start(command);
-            self.first_command = false;
         }
         self.flight.submit();
         if any {
@@ -230,7 +245,7 @@ impl Conversation {
 
     fn may_start(&self, command: &Command) -> bool {
         match command {
-            Command::Cancel(_) => self.flight.admits_cancel(),
+            Command::Cancel(id) => self.flight.admits_cancel(id),
             Command::Dpub { id: Some(_), .. } => self.flight.admits_id(),
             Command::Dpub { id: None, .. }
             | Command::Pub { .. }
@@ -344,16 +359,16 @@ impl Conversation {
         }
         let response = self.negotiated.response(&asked);
         self.flight.respond(Outcome::Response(response));
-        if !self.identified {
-            self.identified = true;
+        if self.said != Said::WhoItIs {
+            self.said = Said::WhoItIs;
             let interval = self.negotiated.heartbeat_interval;
             self.heartbeat = interval.map(|interval| (Instant::now() + interval, interval));
         }
         self.rearm = true;
         self.desk.clients.update(self.number, |stats| {
-            stats.client_id = asked.client_id;
-            stats.hostname = asked.hostname;
-            stats.user_agent = asked.user_agent;
+            stats.client_id = shorten(asked.client_id);
+            stats.hostname = shorten(asked.hostname);
+            stats.user_agent = shorten(asked.user_agent);
         });
     }
 
@@ -508,7 +523,8 @@ impl Conversation {
             }
         }
         // A client that began with IDENTIFY takes the first frame for its answer.
-        let identifies = self.first_command && self.decoder.identify_has_begun(&self.buffer);
+        let identifies =
+            self.said == Said::Nothing && self.decoder.identify_has_begun(&self.buffer);
         let ending = self.input == Input::Closed && self.flight.is_empty();
         if !identifies && !ending && !self.deaf && self.out.len() < OUT_LEN_MAX {
             self.out.extend_from_slice(frame::HEARTBEAT);
@@ -521,6 +537,13 @@ impl Conversation {
             self.out = BytesMut::new();
         }
     }
+}
+
+/// What a client says of itself is kept as long as it stays, and shown: not by the megabyte.
+fn shorten(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(SELF_DESCRIPTION_LEN_MAX));
+    text.shrink_to_fit();
+    text
 }
 
 fn messages(topic: &TopicName, due: Due, bodies: &Bodies) -> Vec<Message> {

@@ -11,7 +11,7 @@ use tracing::warn;
 use crate::id::{BadId, MessageId};
 use crate::ingest::Intake;
 use crate::ingest::reply::{self, Asked};
-use crate::message::{Message, TopicName};
+use crate::message::{Message, TopicName, looks_minted};
 use crate::nsq::error_code::{ErrorCode, Refusal};
 use crate::nsq::quote::quote;
 use crate::store::{Cancel, ErrorKind};
@@ -54,6 +54,7 @@ struct Load {
     bytes: usize,
     /// Publishes with the producer's own id.
     with_id: usize,
+    /// CANCELs of such ids.
     cancels: usize,
 }
 
@@ -103,13 +104,13 @@ impl Flight {
     }
 
     /// Whether a CANCEL may go to the store now: not while a publish with an id is on its way there,
-    /// which may be the one that it means.
-    pub(super) fn admits_cancel(&self) -> bool {
-        self.load.with_id == 0
+    /// which may be the one that it means. Who knows a minted id has had it from the store.
+    pub(super) fn admits_cancel(&self, id: &[u8]) -> bool {
+        self.load.with_id == 0 || looks_minted(id)
     }
 
     /// Whether a publish with an id may go to the store now: not while a CANCEL is on its way there,
-    /// nor another such publish, for then the order of the two would be open.
+    /// which must not take what was published after it.
     pub(super) fn admits_id(&self) -> bool {
         self.load.cancels == 0
     }
@@ -165,7 +166,7 @@ impl Flight {
         let load = Load {
             commands: 1,
             bytes: id.len() + MESSAGE_OVERHEAD,
-            cancels: 1,
+            cancels: usize::from(!looks_minted(id)),
             with_id: 0,
         };
         self.load.add(load);

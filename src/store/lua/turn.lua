@@ -10,7 +10,7 @@
 -- ARGV[4] hand_out_to_ms, 0: nothing to hand out    ARGV[5] open_to_ms
 -- ARGV[6] idle_until_ms: 0, or release the claim and sleep until the head is due, or until this
 -- ARGV[7..] finished packs: score (text), topics, then topics x (topic, messages delivered)
--- returns {"ok", now_us, handed, settled, opened, below, taken, head_ms}
+-- returns {"ok", now_us, handed, settled, opened, below, taken, head_ms, handed_before}
 --         taken "1": the claim was free, so nothing is known; head_ms "" but for a shard gone idle
 --       | {"busy", now_us, ms_left}: somebody else's claim; nothing was written
 -- why TIME here: the shard has one clock, so instances with skew never deliver early.
@@ -58,6 +58,7 @@ while ARGV[at] do
 end
 
 -- hand out
+local handed_before = text(handed)
 handed = math.max(handed, math.min(tonumber(ARGV[4]), now))
 opened = math.max(opened, tonumber(ARGV[5]))
 local idle_until, head = tonumber(ARGV[6]), ''
@@ -74,4 +75,4 @@ else
   redis.call('SET', KEYS[2], ARGV[1], 'PX', ttl)
 end
 redis.call('HSET', KEYS[3], 'handed', text(handed), 'settled', text(settled), 'opened', text(opened))
-return {'ok', now_us, text(handed), text(settled), text(opened), below, holder and '0' or '1', head}
+return {'ok', now_us, text(handed), text(settled), text(opened), below, holder and '0' or '1', head, handed_before}

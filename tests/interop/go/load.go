@@ -53,7 +53,7 @@ func load(args []string) error {
 	flags.DurationVar(&o.delayMin, "delay-min", time.Second, "shortest delay")
 	flags.DurationVar(&o.delayMax, "delay-max", 5*time.Second, "longest delay")
 	flags.DurationVar(&o.warm, "warm", 0, "pause between subscribing and the first message")
-	asJSON := flags.Bool("json", false, "print JSON lines")
+	asJSON := flags.Bool("json", false, "print JSON lines too, before the table")
 	oneByOne := flags.Bool("one-by-one", false, "one target after the other")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -88,7 +88,6 @@ func load(args []string) error {
 			}
 			fmt.Println(string(line))
 		}
-		return nil
 	}
 	printTable(reports)
 	return nil

@@ -130,10 +130,12 @@ func quantile(sorted []float64, q float64) float64 {
 	return sorted[at]
 }
 
-// consume subscribes with nsqd's output buffer off, so that nsqd adds no delay of its own.
+// consume subscribes with nsqd's output buffer off, so that nsqd adds no delay of its own. Both
+// settings are needed: without a timeout alone, nsqd waits until the buffer is full.
 func consume(nsqd, topic, channel string, r *record) (*nsq.Consumer, error) {
 	config := nsq.NewConfig()
 	config.OutputBufferTimeout = -1
+	config.OutputBufferSize = -1
 	config.MaxInFlight = 2500
 	consumer, err := nsq.NewConsumer(topic, channel, config)
 	if err != nil {

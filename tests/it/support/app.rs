@@ -29,12 +29,13 @@ pub(crate) struct Builder {
 #[derive(Debug)]
 pub(crate) struct App {
     builder: Builder,
-    dir: TempDir,
     /// `host:port` of the TCP door.
     pub(crate) tcp: String,
     /// `host:port` of the HTTP door.
     pub(crate) http: String,
+    /// Before the directory, so that its end still finds the log.
     child: Running,
+    dir: TempDir,
 }
 
 impl Builder {
@@ -203,13 +204,15 @@ impl App {
         http::once(&self.http, "DELETE", path, b"")
     }
 
-    /// The sum of a metric over its labels, of those lines that contain `labels`; 0 if it has none.
+    /// The sum of a metric over its labels, of those lines that contain `labels`,
+    /// which is written in lower case; 0 if it has none.
     pub(crate) fn metric(&self, name: &str, labels: &str) -> f64 {
         let text = self.get("/metrics").text();
         text.lines()
             .filter(|line| {
                 let rest = line.strip_prefix(name);
-                rest.is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(labels)
+                rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+                    && line.to_ascii_lowercase().contains(labels)
             })
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()

@@ -88,6 +88,17 @@ impl Running {
         self.child.try_wait().unwrap()
     }
 
+    /// Waits until SIGSTOP has reached every thread: the signal returns before.
+    pub(crate) fn wait_stopped(&self) {
+        let threads = format!("/proc/{}/task", self.pid());
+        wait::until("every thread to be stopped", || {
+            fs::read_dir(&threads).unwrap().all(|thread| {
+                let stat = fs::read_to_string(thread.unwrap().path().join("stat"));
+                stat.is_ok_and(|stat| stat.rsplit(')').next().unwrap().starts_with(" T"))
+            })
+        });
+    }
+
     /// What it has written so far.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()
@@ -117,7 +128,9 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.kill9();
         if std::thread::panicking() {
-            let log = self.log();
+            // The log may be gone; a panic here would hide the test's own.
+            let log = fs::read(&self.log).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
             let start = log.floor_char_boundary(log.len().saturating_sub(LOG_SHOWN_BYTES));
             eprintln!("--- log of {} ---\n{}---", self.name, &log[start..]);
         }

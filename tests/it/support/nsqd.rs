@@ -151,9 +151,10 @@ impl Nsqlookupd {
 struct Server {
     name: &'static str,
     args: Vec<String>,
-    dir: TempDir,
     ports: (u16, u16),
+    /// Before the directory, so that its end still finds the log.
     child: Running,
+    dir: TempDir,
 }
 
 impl Server {
@@ -167,9 +168,9 @@ impl Server {
                 return Self {
                     name,
                     args,
-                    dir,
                     ports,
                     child,
+                    dir,
                 };
             }
             let log = child.log();

@@ -16,11 +16,11 @@ const START_ATTEMPTS: usize = 20;
 pub(crate) struct Redis {
     program: PathBuf,
     options: Vec<String>,
-    dir: TempDir,
     /// The port it listens on.
     pub(crate) port: u16,
-    /// The server.
+    /// The server. Before the directory, so that its end still finds the log.
     pub(crate) child: Running,
+    dir: TempDir,
 }
 
 impl Redis {
@@ -52,9 +52,9 @@ impl Redis {
                 return Self {
                     program,
                     options,
-                    dir,
                     port,
                     child,
+                    dir,
                 };
             }
             let log = child.log();
