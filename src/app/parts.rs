@@ -95,7 +95,7 @@ impl Parts {
             stage.tracker.clone(),
             stage.stop.clone(),
         ));
-        let state = HttpState {
+        let shared = HttpState {
             intake,
             clients,
             metrics,
@@ -107,7 +107,7 @@ impl Parts {
         };
         stage.tracker.spawn(ingest::http::serve(
             doors.http,
-            state,
+            shared,
             stage.tracker.clone(),
             stage.stop.clone(),
         ));

@@ -128,7 +128,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Serve(settings) => serve::run(&settings),
         Command::Dev(args) => dev::run(&args),
         Command::CheckConfig(settings) => check_config::run(&settings),
-        Command::Publish(args) => publish::run(args),
+        Command::Publish(args) => publish::run(&args),
         Command::Get(args) => get::run(&args),
         Command::Cancel(args) => cancel::run(&args),
         Command::List(args) => list::run(&args),

@@ -41,13 +41,13 @@ fn delay(text: &str) -> Result<Duration, String> {
     units::duration(text).ok_or_else(|| "write 250ms, 5s, 1h or a whole number of ms".to_owned())
 }
 
-pub(super) fn run(args: Args) -> Result<(), Failure> {
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let body = match &args.body {
         Some(text) => text.clone().into_bytes(),
         None => standard_input()?,
     };
     let answer = Remote::new(&args.target)?
-        .send(Method::POST, "/v1/messages", &query(&args), Some(body))?
+        .send(Method::POST, "/v1/messages", &query(args), Some(body))?
         .success()?;
     if args.target.json {
         return output::line(answer);

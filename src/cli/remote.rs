@@ -11,6 +11,8 @@ use crate::cli::Failure;
 use crate::cli::settings::Settings;
 use crate::config;
 
+const HTTP_ADDRESS_HELP: &str =
+    "HTTP address of a running nsqdelayd [default: 127.0.0.1:4141] [env: NSQDELAYD_HTTP_ADDRESS]";
 /// How long a server may take to answer one request.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long connecting may take.
@@ -19,8 +21,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Which server to talk to.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Target {
-    /// HTTP address of a running nsqdelayd. [default: 127.0.0.1:4141] [env: NSQDELAYD_HTTP_ADDRESS]
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Where a running nsqdelayd serves HTTP.
+    #[arg(long, value_name = "HOST:PORT", help = HTTP_ADDRESS_HELP)]
     http_address: Option<String>,
     /// Prints the server's JSON instead of lines for people.
     #[arg(long)]
@@ -146,10 +148,16 @@ pub(super) fn segment(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
             escaped.push(char::from(byte));
         } else {
-            escaped.push_str(&format!("%{byte:02X}"));
+            escaped.push('%');
+            escaped.extend([byte >> 4, byte & 15].map(hex));
         }
         escaped
     })
+}
+
+/// One digit of a number in base 16.
+fn hex(digit: u8) -> char {
+    char::from_digit(u32::from(digit), 16).map_or('0', |c| c.to_ascii_uppercase())
 }
 
 /// A moment of an answer, `2026-01-02T03:04:05.678Z`.
@@ -165,5 +173,27 @@ pub(super) fn field(value: &Value, name: &str) -> String {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Null) | None => "-".to_owned(),
         Some(other) => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_escaped_in_paths() {
+        assert_eq!(segment("order-17_a.b~"), "order-17_a.b~");
+        assert_eq!(segment("a/b%2F?#:"), "a%2Fb%252F%3F%23%3A");
+    }
+
+    #[test]
+    fn problems_become_sentences() {
+        let answer = |status, body| Answer { status, body };
+        let details = serde_json::json!({"title": "T", "detail": "D", "code": "c"});
+        let problem = answer(StatusCode::CONFLICT, details).problem();
+        assert_eq!(problem, "D (c, status 409)");
+        let nsqd = serde_json::json!({"message": "E"});
+        let problem = answer(StatusCode::BAD_REQUEST, nsqd).problem();
+        assert_eq!(problem, "E (status 400)");
     }
 }

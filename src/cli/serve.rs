@@ -64,15 +64,17 @@ async fn serve(loaded: Loaded) -> Result<(), Failure> {
 /// Ends `app` in order; a second signal gives up.
 pub(super) async fn drain(app: App, signals: &mut Signals) -> Result<(), Failure> {
     tokio::select! {
-        complete = app.drain() => match complete {
-            true => Ok(()),
-            false => Err(Failure::Failed(
-                "stopped before everything was finished; what is left is delivered by the next owner of its \
-                 shards; raise drain_timeout to give a stop more time".to_owned(),
-            )),
-        },
+        complete = app.drain() => if complete { Ok(()) } else { Err(unfinished()) },
         signal = signals.next() => Err(stopped_early(signal)),
     }
+}
+
+fn unfinished() -> Failure {
+    Failure::Failed(
+        "stopped before everything was finished; what is left is delivered by the next owner of its \
+         shards; raise drain_timeout to give a stop more time"
+            .to_owned(),
+    )
 }
 
 fn stopped_early(signal: &str) -> Failure {

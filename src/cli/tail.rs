@@ -28,7 +28,7 @@ const ID_LEN: usize = 16;
 /// Longest frame that is read: far over nsqd's default of 1 MiB.
 const FRAME_BYTES_MAX: usize = 256 << 20;
 /// nsqd sends a heartbeat each 30 s; silence of twice as long means that it is gone.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+const SILENCE_MAX: Duration = Duration::from_mins(1);
 
 /// What to consume.
 #[derive(Debug, clap::Args)]

@@ -21,11 +21,11 @@ use crate::telemetry;
 const SETTLE_MARGIN: Duration = Duration::from_secs(1);
 /// Longest delay: fifty times 365 days, so that a due time stays below 2109, the last that a score
 /// can express.
-const MAX_DELAY_MAX: Duration = Duration::from_secs(50 * 365 * 24 * 3600);
+const MAX_DELAY_MAX: Duration = Duration::from_hours(50 * 365 * 24);
 /// nsqd's own bound of a heartbeat interval below.
 const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
 /// nsqd's own bound of a heartbeat interval above.
-const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
+const HEARTBEAT_MAX: Duration = Duration::from_mins(1);
 /// Largest message that makes sense in a pack: Redis's own limit of a value is 512 MiB.
 const MSG_SIZE_MAX: usize = 256 << 20;
 /// Largest memory budget: what a pointer can address of a machine that runs this.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// Longest duration that may be written: a hundred years, far below any overflow.
-const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+const DURATION_MAX: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// Reads a duration as nsqd writes it (`1h`, `1m30s`, `250ms`, `1.5s`) or a whole number of ms.
 /// What is over a hundred years is none.

@@ -16,7 +16,7 @@ use crate::cli::Failure;
 use crate::cli::dev::program::{self, Program};
 
 /// Redis may have a long file to read.
-const START_MAX: Duration = Duration::from_secs(120);
+const START_MAX: Duration = Duration::from_mins(2);
 /// One attempt to be answered.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// Between two attempts.
