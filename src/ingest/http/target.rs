@@ -46,11 +46,11 @@ impl RequestLine {
 
 fn stand_in(byte: u8) -> u8 {
     match byte {
-        b'#' | b'<' | b'>' | b'`' | b'"' | b'{' | b'}' | b'|' | b'\\' | b'^' | 0x7f.. => STAND_IN,
-        // The end of the line may have a carriage return.
-        b'\r' => byte,
-        0..b' ' => STAND_IN,
-        other => other,
+        // What separates the parts of the line, and what may end it.
+        b' ' | b'\r' => byte,
+        b'#' | b'<' | b'>' | b'`' | b'"' | b'{' | b'}' | b'|' | b'\\' | b'^' => STAND_IN,
+        printable if printable.is_ascii_graphic() => printable,
+        _control_or_not_ascii => STAND_IN,
     }
 }
 

@@ -2,7 +2,7 @@
 //! delay that wraps, a `defer` that `/mpub` ignores, a chunked binary body without limit) it is
 //! refused, or honoured, instead of copied.
 
-use axum::body::HttpBody as _;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
@@ -16,10 +16,13 @@ use crate::message::{ClientId, Delay, Due, Message, TopicName};
 use crate::phase::Phase;
 use crate::store::Receipt;
 
-use super::{error, parameters, text};
+use super::{close_after, error, parameters, text};
 
 /// Names the id of the message that `/pub` accepted.
 const ID: HeaderName = HeaderName::from_static("x-nsqdelayd-id");
+
+/// Go closes a connection rather than read so much of a refused body.
+const UNREAD_BYTES_MAX: u64 = 256 * 1024;
 
 /// A refusal in nsqd's words, and how it is counted.
 #[derive(Debug)]
@@ -27,6 +30,8 @@ struct Refusal {
     status: StatusCode,
     message: &'static str,
     reason: Reason,
+    /// Whether the connection ends with it, as nsqd's does.
+    close: bool,
 }
 
 impl Refusal {
@@ -35,6 +40,7 @@ impl Refusal {
             status: StatusCode::BAD_REQUEST,
             message,
             reason: Reason::Invalid,
+            close: false,
         }
     }
 
@@ -43,6 +49,16 @@ impl Refusal {
             status: StatusCode::PAYLOAD_TOO_LARGE,
             message,
             reason: Reason::TooBig,
+            close: false,
+        }
+    }
+
+    /// Of a body whose declared length is enough to refuse it. Go reads what is small to its end, so
+    /// that the connection can go on.
+    fn declared(length: u64, message: &'static str) -> Self {
+        Self {
+            close: length >= UNREAD_BYTES_MAX,
+            ..Self::too_big(message)
         }
     }
 
@@ -54,11 +70,13 @@ impl Refusal {
                 status: StatusCode::INTERNAL_SERVER_ERROR,
                 message: "INTERNAL_ERROR",
                 reason: Reason::Invalid,
+                close: true,
             },
             BodyFault::Crowded => Self {
                 status: StatusCode::SERVICE_UNAVAILABLE,
                 message: "OVERLOADED",
                 reason: Reason::Overload,
+                close: true,
             },
         }
     }
@@ -70,6 +88,7 @@ impl From<(StatusCode, &'static str)> for Refusal {
             status,
             message,
             reason: Reason::Invalid,
+            close: false,
         }
     }
 }
@@ -103,14 +122,18 @@ fn refuse(shared: &Shared, refusal: &Refusal) -> Response {
         reason: refusal.reason,
     };
     shared.state.metrics.refused.get_or_create(&label).inc();
-    error(refusal.status, refusal.message)
+    let mut response = error(refusal.status, refusal.message);
+    if refusal.close {
+        close_after(&mut response);
+    }
+    response
 }
 
 async fn one(shared: &Shared, target: &Target, request: Request) -> Result<Receipt, Refusal> {
     let config = &shared.state.intake.config;
     let body = request.into_body();
-    if declared_over(body.size_hint().exact(), config.max_msg_size) {
-        return Err(Refusal::too_big("MSG_TOO_BIG"));
+    if let Some(length) = declared_over(&body, config.max_msg_size) {
+        return Err(Refusal::declared(length, "MSG_TOO_BIG"));
     }
     let mut reader = shared.reader(body, config.max_msg_size);
     let body = reader.whole().await;
@@ -136,14 +159,15 @@ async fn one(shared: &Shared, target: &Target, request: Request) -> Result<Recei
         status: StatusCode::INTERNAL_SERVER_ERROR,
         message: "INTERNAL_ERROR",
         reason: Reason::Store,
+        close: false,
     })
 }
 
 async fn many(shared: &Shared, target: &Target, request: Request) -> Result<(), Refusal> {
     let config = &shared.state.intake.config;
     let body = request.into_body();
-    if declared_over(body.size_hint().exact(), config.max_body_size) {
-        return Err(Refusal::too_big("BODY_TOO_BIG"));
+    if let Some(length) = declared_over(&body, config.max_body_size) {
+        return Err(Refusal::declared(length, "BODY_TOO_BIG"));
     }
     let query = parameters(target)?;
     let topic = topic(&query)?;
@@ -165,9 +189,11 @@ async fn many(shared: &Shared, target: &Target, request: Request) -> Result<(), 
     Ok(())
 }
 
-fn declared_over(declared: Option<u64>, limit: usize) -> bool {
-    declared.is_some_and(|length| usize::try_from(length).is_ok_and(|n| n > limit))
-        || declared.is_some_and(|length| usize::try_from(length).is_err())
+/// The declared length of a body, if it is over `limit`.
+fn declared_over(body: &Body, limit: usize) -> Option<u64> {
+    let length = body.size_hint().exact()?;
+    let fits = usize::try_from(length).is_ok_and(|length| length <= limit);
+    (!fits).then_some(length)
 }
 
 fn topic(query: &Query) -> Result<TopicName, Refusal> {
@@ -270,6 +296,7 @@ async fn accept(shared: &Shared, messages: Vec<Message>) -> Result<Vec<Receipt>,
             status: StatusCode::SERVICE_UNAVAILABLE,
             message,
             reason: Reason::Draining,
+            close: false,
         });
     }
     if messages.is_empty() {
@@ -282,6 +309,7 @@ async fn accept(shared: &Shared, messages: Vec<Message>) -> Result<Vec<Receipt>,
             status,
             message,
             reason,
+            close: false,
         }
     })?;
     let label = DoorLabel { door: Door::Http };
