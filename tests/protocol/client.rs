@@ -31,7 +31,7 @@ impl World<'_> {
                 }
                 Insert::Unanswered => {
                     let mut after = *state;
-                    let answer = after.redis.insert(self, &state.stamps, pack);
+                    let answer = after.redis.insert(self, state.stamps, pack);
                     self.answered(&mut after, pack, answer, true);
                     out.push((Step::InsertAgain { pack, answer }, after));
                 }
@@ -40,7 +40,7 @@ impl World<'_> {
             if state.inserts_late & (1 << pack) != 0 {
                 let mut after = *state;
                 after.inserts_late &= !(1 << pack);
-                let answer = after.redis.insert(self, &state.stamps, pack);
+                let answer = after.redis.insert(self, state.stamps, pack);
                 out.push((Step::InsertArrives { pack, answer }, after));
             }
         }
@@ -50,7 +50,7 @@ impl World<'_> {
         let score = self.stamp(state, pack, due);
         let mut after = *state;
         after.stamps[pack] = score;
-        let answer = after.redis.insert(self, &after.stamps, pack);
+        let answer = after.redis.insert(self, after.stamps, pack);
         if answer == Stored::Ok {
             self.born_again(state, &mut after, pack);
         }
@@ -64,13 +64,13 @@ impl World<'_> {
             after,
         ));
 
-        if let Some(mut after) = self.strike(state, Fault::InsertReplyLost) {
+        if let Some(mut after) = state.strike(Fault::InsertReplyLost) {
             after.stamps[pack] = score;
-            after.redis.insert(self, &after.stamps, pack);
+            after.redis.insert(self, after.stamps, pack);
             after.inserts[pack] = Insert::Unanswered;
             out.push((Step::InsertReplyLost { pack, score }, after));
         }
-        if let Some(mut after) = self.strike(state, Fault::InsertLate) {
+        if let Some(mut after) = state.strike(Fault::InsertLate) {
             after.stamps[pack] = score;
             after.inserts[pack] = Insert::Unanswered;
             after.inserts_late |= 1 << pack;
@@ -84,7 +84,7 @@ impl World<'_> {
             let places = (0..self.plan.packs.len() * RECORDS)
                 .filter(|place| before.delivered & (1 << place) != 0)
                 .filter(|place| self.message(*place) == usize::from(*message))
-                .filter(|place| self.due(&before.stamps, *place) <= before.redis.settled);
+                .filter(|place| self.due(before.stamps, *place) <= before.redis.settled);
             after.delivered &= !places.fold(0, |places, place| places | 1_u16 << place);
         }
     }
@@ -134,7 +134,7 @@ impl World<'_> {
                 continue;
             }
             let mut after = *state;
-            let answer = after.redis.cancel(self, &state.stamps, message, minted);
+            let answer = after.redis.cancel(self, state.stamps, message, minted);
             if answer == Answer::Ok {
                 after.cancelled |= 1 << message;
                 if self.was_delivered(state, message) {
@@ -159,9 +159,7 @@ impl World<'_> {
                 let mut after = *state;
                 let score = self.stamp(state, pack, *due);
                 after.stamps[pack] = score;
-                let (answer, old) = after
-                    .redis
-                    .move_to(self, &after.stamps.clone(), pack, minted);
+                let (answer, old) = after.redis.move_to(self, after.stamps, pack, minted);
                 let Some(old) = old else { continue };
                 after.inserts[pack] = Insert::Acknowledged;
                 after.moved |= 1 << old;
@@ -190,7 +188,7 @@ impl World<'_> {
                 let score = self.stamp(state, pack, *due);
                 after.stamps[pack] = score;
                 if state.inserts[pack] == Insert::Idle
-                    && after.redis.requeue(self, &after.stamps.clone(), pack)
+                    && after.redis.requeue(self, after.stamps, pack)
                 {
                     after.inserts[pack] = Insert::Acknowledged;
                     out.push((Step::Requeue { pack, score }, after));

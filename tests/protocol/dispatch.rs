@@ -13,12 +13,11 @@ impl World<'_> {
         let me = &state.instances[instance];
         if let Some(owed) = me.owed {
             let mut after = *state;
-            let marks =
-                after
-                    .redis
-                    .read_marks(self, &state.stamps, owed.marks_after, owed.marks_to);
+            let marks = after
+                .redis
+                .read_marks(self, state.stamps, owed.marks_after, owed.marks_to);
             let me = &mut after.instances[instance];
-            me.learn(self, &state.stamps, marks);
+            me.learn(self, state.stamps, marks);
             me.owed = None;
             out.push((Step::MarksRead { instance }, after));
             return;
@@ -26,14 +25,15 @@ impl World<'_> {
         if let Some(turn) = me.sent {
             let mut after = *state;
             after.instances[instance].sent = None;
-            let held = self.turn(&mut after, instance, &turn);
-            let (hold, release) = (turn.hand_out_to == 0, turn.idle_until > 0);
+            let busy = !self.turn(&mut after, instance, &turn);
+            let hold = turn.hand_out_to == 0;
+            let release = turn.idle_until > 0;
             out.push((
                 Step::Turn {
                     instance,
                     hold,
                     release,
-                    held,
+                    busy,
                 },
                 after,
             ));
@@ -47,27 +47,27 @@ impl World<'_> {
             if (hold && !self.plan.holds) || (release && !(self.plan.releases && me.idle())) {
                 continue;
             }
-            let turn = me.turn(self, &state.stamps, hold, release);
+            let turn = me.turn(self, state.stamps, hold, release);
             let mut after = *state;
             if self.plan.turns_take_time {
                 after.instances[instance].sent = Some(turn);
                 out.push((Step::TurnSent { instance }, after));
             } else {
-                let held = self.turn(&mut after, instance, &turn);
+                let busy = !self.turn(&mut after, instance, &turn);
                 out.push((
                     Step::Turn {
                         instance,
                         hold,
                         release,
-                        held,
+                        busy,
                     },
                     after,
                 ));
             }
-            if !hold && let Some(mut after) = self.strike(state, Fault::ReplyLost) {
+            if !hold && let Some(mut after) = state.strike(Fault::ReplyLost) {
                 after
                     .redis
-                    .turn(self, &state.stamps, state.now, token(instance), &turn);
+                    .turn(self, state.stamps, state.now, token(instance), &turn);
                 self.connection_lost(&mut after, instance);
                 out.push((Step::TurnReplyLost { instance }, after));
             }
@@ -79,7 +79,7 @@ impl World<'_> {
 
     /// A turn is sent, and the connection lost; perhaps with a park behind the turn.
     fn delayed(&self, state: &State, instance: usize, turn: Turn, out: &mut Steps) {
-        let Some(struck) = self.strike(state, Fault::TurnLate) else {
+        let Some(struck) = state.strike(Fault::TurnLate) else {
             return;
         };
         let me = &state.instances[instance];
@@ -87,7 +87,7 @@ impl World<'_> {
             .filter(|place| {
                 !self.keeps(Rule::ParkSentAlone) && self.may_park(state, instance, *place)
             })
-            .filter(|place| !me.maybe(self, &state.stamps, state.redis.maybe, *place));
+            .filter(|place| !me.maybe(self, state.stamps, state.redis.maybe, *place));
         for park in parks.map(Some).chain([None]) {
             let mut after = struck;
             let park = park.map(|place| place as u8);
@@ -112,7 +112,7 @@ impl World<'_> {
         let before = state.redis;
         let held = state
             .redis
-            .turn(self, &state.stamps, state.now, token(instance), turn);
+            .turn(self, state.stamps, state.now, token(instance), turn);
         state.instances[instance].clock = state.now;
         let Some(held) = held else {
             state.forget(instance);
@@ -139,10 +139,10 @@ impl World<'_> {
         let clock = (state.now, state.redis.handed, state.redis.settled);
         let me = &mut state.instances[instance];
         if self.keeps(Rule::OneTransaction) {
-            me.held(self, &state.stamps, turn, &held, clock, below);
+            me.held(self, state.stamps, turn, &held, clock, below);
         } else {
             let packs_only = Held { marks: 0, ..held };
-            me.held(self, &state.stamps, turn, &packs_only, clock, below);
+            me.held(self, state.stamps, turn, &packs_only, clock, below);
             me.owed = Some(*turn);
         }
         if turn.idle_until > 0 {
@@ -162,17 +162,17 @@ impl World<'_> {
     pub(crate) fn publish_steps(&self, state: &State, instance: usize, out: &mut Steps) {
         for place in 0..self.plan.packs.len() * RECORDS {
             let me = &state.instances[instance];
-            if me.may_publish(self, &state.stamps, place) {
+            if me.may_publish(self, state.stamps, place) {
                 let mut after = *state;
                 self.deliver(&mut after, place);
                 after.instances[instance].set(place, Status::Done);
                 out.push((Step::Publish { instance, place }, after));
-                if let Some(mut after) = self.strike(state, Fault::PublishUnknown) {
+                if let Some(mut after) = state.strike(Fault::PublishUnknown) {
                     after.limbo |= 1 << place;
                     after.instances[instance].set(place, Status::Sent);
                     out.push((Step::PublishUnknown { instance, place }, after));
                 }
-                if let Some(mut after) = self.strike(state, Fault::PublishRefused) {
+                if let Some(mut after) = state.strike(Fault::PublishRefused) {
                     let sent = me.status(place) == Status::Sent;
                     let status = if sent {
                         Status::SentRefused
@@ -185,7 +185,7 @@ impl World<'_> {
             }
             if matches!(me.status(place), Status::Refused | Status::SentRefused) {
                 let mut after = *state;
-                let maybe = me.maybe(self, &state.stamps, state.redis.maybe, place);
+                let maybe = me.maybe(self, state.stamps, state.redis.maybe, place);
                 if after.redis.bury(self, token(instance), place, maybe) {
                     after.instances[instance].set(place, Status::Done);
                 } else {
@@ -202,7 +202,7 @@ impl World<'_> {
         let parked = self
             .parked(place)
             .is_some_and(|pack| pack != pack_of(place));
-        parked && me.may_publish(self, &state.stamps, place)
+        parked && me.may_publish(self, state.stamps, place)
     }
 
     /// The pack that the record is parked in.
@@ -226,10 +226,10 @@ impl World<'_> {
         let struck = if again {
             Some(*state)
         } else {
-            self.strike(state, Fault::Park)
+            state.strike(Fault::Park)
         };
         let Some(struck) = struck else { return };
-        let maybe = state.instances[instance].maybe(self, &state.stamps, state.redis.maybe, place);
+        let maybe = state.instances[instance].maybe(self, state.stamps, state.redis.maybe, place);
         for due in self.plan.packs[pack].dues {
             let mut after = struck;
             let score = self.stamp(state, pack, *due);
@@ -238,14 +238,10 @@ impl World<'_> {
             if !(known && self.keeps(Rule::ParkStopsAtMark)) {
                 after.stamps[pack] = score;
             }
-            match after.redis.park(
-                self,
-                &after.stamps.clone(),
-                token(instance),
-                place,
-                pack,
-                maybe,
-            ) {
+            match after
+                .redis
+                .park(self, after.stamps, token(instance), place, pack, maybe)
+            {
                 Some(Stored::Ok) => after.instances[instance].set(place, Status::Done),
                 Some(_) => continue,
                 None => {
@@ -261,7 +257,7 @@ impl World<'_> {
                 },
                 after,
             ));
-            if let Some(mut lost) = self.strike(&after, Fault::ReplyLost)
+            if let Some(mut lost) = after.strike(Fault::ReplyLost)
                 && after.instances[instance].session
             {
                 let repeated = self.keeps(Rule::ParkRepeated);
@@ -292,7 +288,7 @@ impl World<'_> {
             state.stamps[pack] = self.stamp(state, pack, due);
             state
                 .redis
-                .park(self, &state.stamps.clone(), token, place, pack, maybe);
+                .park(self, state.stamps, token, place, pack, maybe);
         }
     }
 }

@@ -14,12 +14,12 @@ impl World<'_> {
             after.pass(1);
             out.push((Step::Tick, after));
         }
-        if let Some(mut after) = self.strike(state, Fault::Forward) {
+        if let Some(mut after) = state.strike(Fault::Forward) {
             after.now = (after.now + 2).min(END - 2);
             after.now_max = after.now_max.max(after.now);
             out.push((Step::ClockForward, after));
         }
-        if let Some(mut after) = self.strike(state, Fault::Back)
+        if let Some(mut after) = state.strike(Fault::Back)
             && state.now > 2
         {
             after.now -= 2;
@@ -41,7 +41,7 @@ impl World<'_> {
         if let Some(turn) = turn {
             let held = after
                 .redis
-                .turn(self, &state.stamps, state.now, token, &turn);
+                .turn(self, state.stamps, state.now, token, &turn);
             let park = if held.is_some() { park } else { None };
             after.late = park.map(|_| Late {
                 token,
@@ -65,7 +65,7 @@ impl World<'_> {
         for instance in 0..usize::from(self.plan.instances) {
             let me = &state.instances[instance];
             if me.session
-                && let Some(mut after) = self.strike(state, Fault::Crash)
+                && let Some(mut after) = state.strike(Fault::Crash)
             {
                 after.forget(instance);
                 after.instances[instance] = Instance::new(state.now);
@@ -73,7 +73,7 @@ impl World<'_> {
             }
         }
         if state.redis.claim != 0
-            && let Some(mut after) = self.strike(state, Fault::Expire)
+            && let Some(mut after) = state.strike(Fault::Expire)
         {
             after.redis.claim = 0;
             out.push((Step::Expire, after));
@@ -83,7 +83,7 @@ impl World<'_> {
             after.replica = state.redis;
             out.push((Step::Replicate, after));
         }
-        if let Some(mut after) = self.strike(state, Fault::Failover) {
+        if let Some(mut after) = state.strike(Fault::Failover) {
             self.fail_over(&mut after);
             out.push((Step::Failover, after));
         }

@@ -34,7 +34,6 @@
 #![expect(
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
-    clippy::cast_lossless,
     clippy::panic,
     clippy::print_stdout,
     clippy::expect_used,

@@ -8,7 +8,7 @@
 use crate::plan::{END, PACKS, PER_MS, RECORDS};
 use crate::redis::{Held, Turn, pack_of, records_of};
 use crate::rules::Rule;
-use crate::shard::World;
+use crate::shard::{World, alike};
 
 /// No second read is due.
 pub(crate) const NEVER: u8 = u8::MAX;
@@ -124,7 +124,7 @@ impl Instance {
 
     /// Whether the pack can be removed. A record that is marked is over before H reaches it, but
     /// above H the score may be given to another pack, if another owner removes this one.
-    fn finished(&self, world: &World<'_>, stamps: &[u8; PACKS], pack: usize) -> bool {
+    fn finished(&self, world: &World<'_>, stamps: [u8; PACKS], pack: usize) -> bool {
         let passed = (pack * RECORDS..(pack + 1) * RECORDS)
             .all(|place| world.due(stamps, place) <= self.handed);
         let passed = passed || !world.keeps(Rule::FinishedBelowHorizon);
@@ -140,7 +140,7 @@ impl Instance {
     }
 
     /// S: below all that is not over, the first unread pack, and the H of a second read that is due.
-    fn settle_to(&self, world: &World<'_>, stamps: &[u8; PACKS]) -> u8 {
+    fn settle_to(&self, world: &World<'_>, stamps: [u8; PACKS]) -> u8 {
         let mut settled = self.handed;
         for place in 0..PACKS * RECORDS {
             let status = self.status(place);
@@ -169,7 +169,7 @@ impl Instance {
     pub(crate) fn turn(
         &self,
         world: &World<'_>,
-        stamps: &[u8; PACKS],
+        stamps: [u8; PACKS],
         hold: bool,
         release: bool,
     ) -> Turn {
@@ -206,7 +206,7 @@ impl Instance {
     pub(crate) fn held(
         &mut self,
         world: &World<'_>,
-        stamps: &[u8; PACKS],
+        stamps: [u8; PACKS],
         turn: &Turn,
         held: &Held,
         now: (u8, u8, u8),
@@ -280,22 +280,17 @@ impl Instance {
     }
 
     /// The marks of a turn.
-    pub(crate) fn learn(&mut self, world: &World<'_>, stamps: &[u8; PACKS], marks: u16) {
+    pub(crate) fn learn(&mut self, world: &World<'_>, stamps: [u8; PACKS], marks: u16) {
         for place in (0..PACKS * RECORDS).filter(|place| marks & (1 << place) != 0) {
             self.marks |= 1 << place;
             if !world.keeps(Rule::MarkNamesNonce) {
-                self.marks |= world.alike(stamps, place);
+                self.marks |= alike(stamps, place);
             }
         }
     }
 
     /// Whether the record may be published now.
-    pub(crate) fn may_publish(
-        &self,
-        world: &World<'_>,
-        stamps: &[u8; PACKS],
-        place: usize,
-    ) -> bool {
+    pub(crate) fn may_publish(&self, world: &World<'_>, stamps: [u8; PACKS], place: usize) -> bool {
         let status = self.status(place);
         (status == Status::Pending || status == Status::Sent)
             && !self.marked(place)
@@ -307,7 +302,7 @@ impl Instance {
     pub(crate) fn maybe(
         &self,
         world: &World<'_>,
-        stamps: &[u8; PACKS],
+        stamps: [u8; PACKS],
         maybe: u8,
         place: usize,
     ) -> bool {

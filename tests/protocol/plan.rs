@@ -130,6 +130,10 @@ pub(crate) enum Replicas {
 
 /// One search.
 #[derive(Debug, Clone, Copy)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each switches one kind of step on"
+)]
 pub(crate) struct Plan {
     /// For the report.
     pub(crate) name: &'static str,

@@ -8,7 +8,7 @@
 
 use crate::plan::{END, MESSAGES, PACKS, PER_MS, RECORDS, Role};
 use crate::rules::Rule;
-use crate::shard::World;
+use crate::shard::{World, alike};
 
 /// No entry in the index.
 pub(crate) const NO_ENTRY: u8 = 0;
@@ -125,7 +125,7 @@ impl Redis {
         self.live & records_of(pack) != 0
     }
 
-    fn taken(&self, world: &World<'_>, stamps: &[u8; PACKS], pack: usize) -> bool {
+    fn taken(&self, world: &World<'_>, stamps: [u8; PACKS], pack: usize) -> bool {
         world.keeps(Rule::Taken)
             && (0..PACKS)
                 .any(|other| other != pack && self.has(other) && stamps[other] == stamps[pack])
@@ -143,7 +143,7 @@ impl Redis {
 
     /// The bytes of a pack come, and are counted if an owner may have read past them: the last part of
     /// insert.lua, move.lua and park.lua.
-    fn store(&mut self, world: &World<'_>, stamps: &[u8; PACKS], pack: usize) {
+    fn store(&mut self, world: &World<'_>, stamps: [u8; PACKS], pack: usize) {
         let plan = &world.plan.packs[pack];
         for position in 0..plan.records.len() {
             self.live |= 1 << (pack * RECORDS + position);
@@ -159,12 +159,7 @@ impl Redis {
     }
 
     /// insert.lua: late, taken or identical, then the ids, then the write.
-    pub(crate) fn insert(
-        &mut self,
-        world: &World<'_>,
-        stamps: &[u8; PACKS],
-        pack: usize,
-    ) -> Stored {
+    pub(crate) fn insert(&mut self, world: &World<'_>, stamps: [u8; PACKS], pack: usize) -> Stored {
         let records = world.plan.packs[pack].records;
         let whole = ((1_u16 << records.len()) - 1) << (pack * RECORDS);
         if self.live & records_of(pack) == whole {
@@ -203,7 +198,7 @@ impl Redis {
     pub(crate) fn turn(
         &mut self,
         world: &World<'_>,
-        stamps: &[u8; PACKS],
+        stamps: [u8; PACKS],
         now: u8,
         token: u8,
         turn: &Turn,
@@ -258,12 +253,7 @@ impl Redis {
     }
 
     /// The ZRANGEBYSCORE of packs in the turn's MULTI, with its LIMIT.
-    fn read_packs(
-        &self,
-        world: &World<'_>,
-        stamps: &[u8; PACKS],
-        turn: &Turn,
-    ) -> (u16, Option<u8>) {
+    fn read_packs(&self, world: &World<'_>, stamps: [u8; PACKS], turn: &Turn) -> (u16, Option<u8>) {
         let (mut records, mut count, mut last) = (0, 0, turn.read_after);
         while count < world.plan.limit {
             // One pack after the other: of two with one score (only without R2) the first is read,
@@ -286,7 +276,7 @@ impl Redis {
     pub(crate) fn read_marks(
         &self,
         world: &World<'_>,
-        stamps: &[u8; PACKS],
+        stamps: [u8; PACKS],
         after: u8,
         to: u8,
     ) -> u16 {
@@ -294,18 +284,18 @@ impl Redis {
     }
 
     /// Whether the record is marked: cancelled, moved or parked from there.
-    pub(crate) fn marked(&self, world: &World<'_>, stamps: &[u8; PACKS], place: usize) -> bool {
+    pub(crate) fn marked(&self, world: &World<'_>, stamps: [u8; PACKS], place: usize) -> bool {
         if world.keeps(Rule::MarkNamesNonce) {
             return self.marks & (1 << place) != 0;
         }
-        world.alike(stamps, place) & self.marks != 0
+        alike(stamps, place) & self.marks != 0
     }
 
     /// cancel.lua, for a message that the client takes to be at `minted`.
     pub(crate) fn cancel(
         &mut self,
         world: &World<'_>,
-        stamps: &[u8; PACKS],
+        stamps: [u8; PACKS],
         message: usize,
         minted: Option<usize>,
     ) -> Answer {
@@ -358,7 +348,7 @@ impl Redis {
     /// The mark comes, and the bytes go if no owner can have read them: the middle of cancel.lua and
     /// move.lua. A pack of several is rewritten without the record only where the plan says so: the
     /// design allows it, the scripts leave such a pack alone.
-    fn mark(&mut self, world: &World<'_>, stamps: &[u8; PACKS], place: usize) {
+    fn mark(&mut self, world: &World<'_>, stamps: [u8; PACKS], place: usize) {
         let pack = pack_of(place);
         self.marks |= 1 << place;
         let alone = world.plan.packs[pack].records.len() == 1;
@@ -382,7 +372,7 @@ impl Redis {
     pub(crate) fn move_to(
         &mut self,
         world: &World<'_>,
-        stamps: &[u8; PACKS],
+        stamps: [u8; PACKS],
         pack: usize,
         minted: Option<usize>,
     ) -> (Answer, Option<usize>) {
@@ -419,7 +409,7 @@ impl Redis {
     pub(crate) fn park(
         &mut self,
         world: &World<'_>,
-        stamps: &[u8; PACKS],
+        stamps: [u8; PACKS],
         token: u8,
         old: usize,
         pack: usize,
@@ -464,7 +454,7 @@ impl Redis {
     }
 
     /// requeue.lua. `false`: not a dead letter, `late` or `taken`.
-    pub(crate) fn requeue(&mut self, world: &World<'_>, stamps: &[u8; PACKS], pack: usize) -> bool {
+    pub(crate) fn requeue(&mut self, world: &World<'_>, stamps: [u8; PACKS], pack: usize) -> bool {
         let message = usize::from(world.plan.packs[pack].records[0].0);
         let dead = self.dead & (1 << message) != 0;
         if !dead || self.late(world, stamps[pack]) || self.taken(world, stamps, pack) {
@@ -482,7 +472,7 @@ impl Redis {
 
     /// trim.lua, with no `dedupe_window`: an entry goes when S has passed the place that it names and
     /// the one that it replaces (places are only ever replaced by later ones).
-    pub(crate) fn trim(&mut self, world: &World<'_>, stamps: &[u8; PACKS], now: u8) {
+    pub(crate) fn trim(&mut self, world: &World<'_>, stamps: [u8; PACKS], now: u8) {
         let passed = if world.keeps(Rule::IdsTrimmedBySettled) {
             self.settled
         } else {

@@ -153,7 +153,7 @@ pub(crate) fn search<M: Model>(model: &M, bound: Bound) -> Outcome {
                 let id = origins.len() as u32;
                 origins.push((*number, ordinal as u16));
                 let broken = model.broken(after).or_else(|| {
-                    let sampled = (print >> 64) as u64 % bound.heal_one_in == 0;
+                    let sampled = ((print >> 64) as u64).is_multiple_of(bound.heal_one_in);
                     (sampled && !model.heals(after)).then_some("a message is never delivered")
                 });
                 if let Some(promise) = broken {

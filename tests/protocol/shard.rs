@@ -95,7 +95,7 @@ impl World<'_> {
     }
 
     /// When a record is due; 0 if there is none.
-    pub(crate) fn due(&self, stamps: &[u8; PACKS], place: usize) -> u8 {
+    pub(crate) fn due(&self, stamps: [u8; PACKS], place: usize) -> u8 {
         let pack = pack_of(place);
         match self
             .plan
@@ -109,18 +109,10 @@ impl World<'_> {
     }
 
     /// The places of records that are due after `after` and not after `to`.
-    pub(crate) fn due_in(&self, stamps: &[u8; PACKS], after: u8, to: u8) -> u16 {
+    pub(crate) fn due_in(&self, stamps: [u8; PACKS], after: u8, to: u8) -> u16 {
         (0..PACKS * RECORDS)
             .filter(|place| (after + 1..=to).contains(&self.due(stamps, *place)))
             .fold(0, |places, place| places | 1 << place)
-    }
-
-    /// The places that a mark without a nonce would mean.
-    pub(crate) fn alike(&self, stamps: &[u8; PACKS], place: usize) -> u16 {
-        (0..PACKS * RECORDS)
-            .filter(|other| other % RECORDS == place % RECORDS)
-            .filter(|other| stamps[pack_of(*other)] == stamps[pack_of(place)])
-            .fold(0, |places, other| places | 1 << other)
     }
 
     pub(crate) fn packs(&self, role: Role) -> impl Iterator<Item = usize> {
@@ -154,14 +146,6 @@ impl World<'_> {
         }
     }
 
-    /// Whether the fault can still come; the state after, with one less.
-    pub(crate) fn strike(&self, state: &State, fault: Fault) -> Option<State> {
-        let mut after = *state;
-        let left = &mut after.faults[fault as usize];
-        *left = left.checked_sub(1)?;
-        Some(after)
-    }
-
     pub(crate) fn was_delivered(&self, state: &State, message: usize) -> bool {
         (0..self.plan.packs.len() * RECORDS)
             .filter(|place| state.delivered & (1 << place) != 0)
@@ -173,7 +157,7 @@ impl World<'_> {
         let message = self.message(place);
         let twice = self.plan.once && self.was_delivered(state, message);
         state.delivered |= 1 << place;
-        state.broken = if self.due(&state.stamps, place) > state.now_max {
+        state.broken = if self.due(state.stamps, place) > state.now_max {
             2
         } else if state.cancelled & (1 << message) != 0 {
             3
@@ -193,8 +177,8 @@ impl World<'_> {
         (0..self.plan.packs.len() * RECORDS).any(|place| {
             state.redis.live & (1 << place) != 0
                 && self.message(place) == message
-                && !state.redis.marked(self, &state.stamps, place)
-                && self.due(&state.stamps, place) > state.redis.settled
+                && !state.redis.marked(self, state.stamps, place)
+                && self.due(state.stamps, place) > state.redis.settled
         })
     }
 
@@ -205,7 +189,7 @@ impl World<'_> {
             && state.redis.below & 1 == 0
             && (0..PACKS * RECORDS).any(|place| {
                 state.redis.live & !state.redis.marks & (1 << place) != 0
-                    && self.due(&state.stamps, place) < me.asleep_until
+                    && self.due(state.stamps, place) < me.asleep_until
             })
     }
 
@@ -221,11 +205,27 @@ impl World<'_> {
     }
 }
 
+/// The places that a mark without a nonce would mean.
+pub(crate) fn alike(stamps: [u8; PACKS], place: usize) -> u16 {
+    (0..PACKS * RECORDS)
+        .filter(|other| other % RECORDS == place % RECORDS)
+        .filter(|other| stamps[pack_of(*other)] == stamps[pack_of(place)])
+        .fold(0, |places, other| places | 1 << other)
+}
+
 pub(crate) fn token(instance: usize) -> u8 {
     instance as u8 + 1
 }
 
 impl State {
+    /// Whether the fault can still come; the state after, with one less.
+    pub(crate) fn strike(&self, fault: Fault) -> Option<Self> {
+        let mut after = *self;
+        let left = &mut after.faults[fault as usize];
+        *left = left.checked_sub(1)?;
+        Some(after)
+    }
+
     pub(crate) fn pass(&mut self, ms: u8) {
         self.now += ms;
         self.now_max = self.now_max.max(self.now);
@@ -281,7 +281,7 @@ impl Model for World<'_> {
         self.fault_steps(state, out);
         if self.plan.ids_age {
             let mut after = *state;
-            after.redis.trim(self, &state.stamps, state.now);
+            after.redis.trim(self, state.stamps, state.now);
             out.push((Step::Trim, after));
         }
     }
@@ -347,19 +347,18 @@ impl World<'_> {
         let me = state.instances[instance];
         let turn = me
             .sent
-            .unwrap_or_else(|| me.turn(self, &state.stamps, false, false));
+            .unwrap_or_else(|| me.turn(self, state.stamps, false, false));
         state.instances[instance].sent = None;
         self.turn(state, instance, &turn);
         if let Some(owed) = state.instances[instance].owed.take() {
-            let marks =
-                state
-                    .redis
-                    .read_marks(self, &state.stamps, owed.marks_after, owed.marks_to);
-            state.instances[instance].learn(self, &state.stamps, marks);
+            let marks = state
+                .redis
+                .read_marks(self, state.stamps, owed.marks_after, owed.marks_to);
+            state.instances[instance].learn(self, state.stamps, marks);
         }
         for place in 0..self.plan.packs.len() * RECORDS {
             let me = state.instances[instance];
-            if me.may_publish(self, &state.stamps, place) {
+            if me.may_publish(self, state.stamps, place) {
                 self.deliver(state, place);
                 state.instances[instance].set(place, Status::Done);
             }

@@ -53,7 +53,7 @@ pub(crate) enum Step {
         instance: usize,
         hold: bool,
         release: bool,
-        held: bool,
+        busy: bool,
     },
     TurnReplyLost {
         instance: usize,
@@ -179,11 +179,11 @@ impl fmt::Display for Step {
                 instance,
                 hold,
                 release,
-                held,
+                busy,
             } => {
                 let hold = if hold { " that hands out nothing" } else { "" };
                 let release = if release { " that releases" } else { "" };
-                let answer = if held { "held" } else { "busy" };
+                let answer = if busy { "busy" } else { "held" };
                 write!(f, "turn of {}{hold}{release}: {answer}", Owner(instance))
             }
             Self::TurnReplyLost { instance } => {
