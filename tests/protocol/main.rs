@@ -50,5 +50,6 @@ mod redis;
 mod rules;
 mod scenarios;
 mod search;
+mod searches;
 mod shard;
 mod step;

@@ -41,6 +41,8 @@ pub(crate) struct Redis {
     pub(crate) dead_maybe: u8,
     /// Where a message is now, plus one; only for client ids and what was moved or parked.
     pub(crate) index: [u8; MESSAGES],
+    /// What S must have passed before that entry may age.
+    pub(crate) ages: [u8; MESSAGES],
 }
 
 /// The answer to an insert or to the inserting half of a move or park.
@@ -182,7 +184,9 @@ impl Redis {
                 return Stored::Exists(known);
             }
             for (position, (message, _)) in records.iter().enumerate() {
-                self.index[*message as usize] = (pack * RECORDS + position) as u8 + 1;
+                let place = pack * RECORDS + position;
+                self.index[*message as usize] = place as u8 + 1;
+                self.ages[*message as usize] = world.due(stamps, place);
             }
         }
         self.store(world, stamps, pack);
@@ -401,7 +405,7 @@ impl Redis {
         }
         self.mark(world, stamps, old);
         self.store(world, stamps, pack);
-        self.index[message] = (pack * RECORDS) as u8 + 1;
+        self.point(world, stamps, message, pack, due);
         (Answer::Ok, Some(old))
     }
 
@@ -433,7 +437,7 @@ impl Redis {
             self.maybe |= 1 << pack;
         }
         self.store(world, stamps, pack);
-        self.index[message] = (pack * RECORDS) as u8 + 1;
+        self.point(world, stamps, message, pack, world.due(stamps, old));
         Some(Stored::Ok)
     }
 
@@ -466,24 +470,44 @@ impl Redis {
         self.store(world, stamps, pack);
         self.dead &= !(1 << message);
         self.dead_maybe &= !(1 << message);
-        self.index[message] = (pack * RECORDS) as u8 + 1;
+        self.point(world, stamps, message, pack, 0);
         true
     }
 
-    /// trim.lua, with no `dedupe_window`: an entry goes when S has passed the place that it names and
-    /// the one that it replaces (places are only ever replaced by later ones).
-    pub(crate) fn trim(&mut self, world: &World<'_>, stamps: [u8; PACKS], now: u8) {
+    /// The index says where the message is now: the end of move.lua, park.lua and requeue.lua.
+    fn point(
+        &mut self,
+        world: &World<'_>,
+        stamps: [u8; PACKS],
+        message: usize,
+        pack: usize,
+        old_due: u8,
+    ) {
+        self.index[message] = (pack * RECORDS) as u8 + 1;
+        let mut age = stamps[pack] / PER_MS;
+        if world.keeps(Rule::EntryOutlivesOldPlace) {
+            age = age.max(old_due);
+        }
+        if world.keeps(Rule::EntryAgeOnlyGrows) {
+            age = age.max(self.ages[message]);
+        }
+        self.ages[message] = age;
+    }
+
+    /// trim.lua, with no `dedupe_window`.
+    pub(crate) fn trim(&mut self, world: &World<'_>, now: u8) {
         let passed = if world.keeps(Rule::IdsTrimmedBySettled) {
             self.settled
         } else {
             now
         };
-        for entry in &mut self.index {
-            let old = *entry != NO_ENTRY
-                && *entry != TOMBSTONE
-                && world.due(stamps, usize::from(*entry) - 1) <= passed;
-            if old {
-                *entry = NO_ENTRY;
+        for message in 0..MESSAGES {
+            let entry = self.index[message];
+            let dead = self.dead & (1 << message) != 0;
+            let stays = entry == NO_ENTRY || entry == TOMBSTONE || dead;
+            if !stays && self.ages[message] <= passed {
+                self.index[message] = NO_ENTRY;
+                self.ages[message] = 0;
             }
         }
     }

@@ -64,6 +64,10 @@ pub(crate) enum Rule {
     Tombstone,
     /// R11: ids are trimmed by when S passed them, not by due.
     IdsTrimmedBySettled,
+    /// R11: nor before S has passed the place that the message was moved or parked from.
+    EntryOutlivesOldPlace,
+    /// R11: nor any place before that one.
+    EntryAgeOnlyGrows,
     /// R11: a pack with a taken id is refused whole.
     PackRefusedWhole,
     /// R12: a turn that raised H, or began a session, waits for the replica before a publish.
@@ -100,7 +104,7 @@ pub(crate) enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub(crate) const ALL: [Self; 46] = [
+    pub(crate) const ALL: [Self; 48] = [
         Self::BytesStayBelowOpened,
         Self::MarkOutlivesBytes,
         Self::RewriteKeepsMarks,
@@ -131,6 +135,8 @@ impl Rule {
         Self::TombstonesCount,
         Self::Tombstone,
         Self::IdsTrimmedBySettled,
+        Self::EntryOutlivesOldPlace,
+        Self::EntryAgeOnlyGrows,
         Self::PackRefusedWhole,
         Self::TurnWaits,
         Self::FirstTurnWaits,

@@ -1,19 +1,13 @@
-//! The searches: each plan with all rules, where every promise must hold, and without each rule that
-//! it shows to be needed, where one must break.
-//!
-//! `MODEL_BOUND=1` lets each plan's clock run a millisecond longer, and so on.
+//! The scenarios: which plan is searched, and which rules it shows to be needed.
 
-use crate::generations::Generations;
 use crate::plan::{Fault, Plan, Replicas, insert, moves, parks, requeues};
-use crate::rules::{Off, Rule};
-use crate::search::{Bound, Model, search};
-use crate::shard::World;
+use crate::rules::Rule;
 
 /// A plan, and the rules without which it breaks.
-type Scenario = (Plan, &'static [Rule]);
+pub(crate) type Scenario = (Plan, &'static [Rule]);
 
 /// Two owners, cancels, crashes, claims that end, nsqd that does not answer.
-const OWNERS: Scenario = (
+pub(crate) const OWNERS: Scenario = (
     Plan {
         name: "owners",
         packs: &[insert(&[(0, 0)], &[2, 3]), insert(&[(1, 0)], &[2])],
@@ -40,7 +34,7 @@ const OWNERS: Scenario = (
 );
 
 /// Three messages, one of them cancelled, two owners.
-const THREE: Scenario = (
+pub(crate) const THREE: Scenario = (
     Plan {
         name: "three messages",
         packs: &[
@@ -59,7 +53,7 @@ const THREE: Scenario = (
 );
 
 /// A pack of two whose records are due at different times, beside one of one.
-const PACKED: Scenario = (
+pub(crate) const PACKED: Scenario = (
     Plan {
         name: "packs",
         packs: &[
@@ -83,7 +77,7 @@ const PACKED: Scenario = (
 );
 
 /// Two writers that choose the same score.
-const SCORES: Scenario = (
+pub(crate) const SCORES: Scenario = (
     Plan {
         name: "scores",
         packs: &[insert(&[(0, 0), (1, 1)], &[2]), insert(&[(2, 0)], &[2, 3])],
@@ -95,7 +89,7 @@ const SCORES: Scenario = (
 );
 
 /// Inserts whose reply is lost, or that arrive late.
-const PRODUCERS: Scenario = (
+pub(crate) const PRODUCERS: Scenario = (
     Plan {
         name: "producers",
         packs: &[insert(&[(0, 0)], &[3]), insert(&[(1, 0)], &[3])],
@@ -116,7 +110,7 @@ const PRODUCERS: Scenario = (
 );
 
 /// A pack that loses its records one by one, and is inserted again.
-const REWRITTEN: Scenario = (
+pub(crate) const REWRITTEN: Scenario = (
     Plan {
         name: "rewritten packs",
         packs: &[insert(&[(0, 0), (1, 1)], &[3])],
@@ -129,7 +123,7 @@ const REWRITTEN: Scenario = (
 );
 
 /// Moves earlier and later, and cancels of what was moved.
-const MOVED: Scenario = (
+pub(crate) const MOVED: Scenario = (
     Plan {
         name: "moves",
         packs: &[
@@ -152,7 +146,7 @@ const MOVED: Scenario = (
 );
 
 /// Parks with lost replies, unanswered sends and two owners.
-const PARKED: Scenario = (
+pub(crate) const PARKED: Scenario = (
     Plan {
         name: "parks",
         packs: &[insert(&[(0, 0)], &[2]), parks(&[(0, 0)], &[3, 4])],
@@ -178,7 +172,7 @@ const PARKED: Scenario = (
 );
 
 /// A park that is sent behind a turn, and both arrive late.
-const PIPELINED: Scenario = (
+pub(crate) const PIPELINED: Scenario = (
     Plan {
         name: "pipelined parks",
         packs: &[insert(&[(0, 0)], &[2]), parks(&[(0, 0)], &[3, 4])],
@@ -192,7 +186,7 @@ const PIPELINED: Scenario = (
 );
 
 /// A message that nsqd refuses, given back.
-const DEAD: Scenario = (
+pub(crate) const DEAD: Scenario = (
     Plan {
         name: "dead letters",
         packs: &[insert(&[(0, 0)], &[2]), requeues(&[(0, 0)], &[3, 4])],
@@ -209,7 +203,7 @@ const DEAD: Scenario = (
 );
 
 /// An owner that sleeps through the end of its claim, and another that comes and goes meanwhile.
-const LAPSED: Scenario = (
+pub(crate) const LAPSED: Scenario = (
     Plan {
         name: "lapsed claims",
         packs: &[insert(&[(0, 0)], &[2]), insert(&[(1, 0)], &[3])],
@@ -223,7 +217,7 @@ const LAPSED: Scenario = (
 );
 
 /// Turns whose reply is lost, and that arrive when their session is forgotten.
-const LATE: Scenario = (
+pub(crate) const LATE: Scenario = (
     Plan {
         name: "late turns",
         packs: &[insert(&[(0, 0)], &[2, 3]), insert(&[(1, 0)], &[2])],
@@ -241,7 +235,7 @@ const LATE: Scenario = (
 );
 
 /// A failover to a replica that lacks the last writes; what it lacks is forgiven, nothing else.
-const FAILOVER: Scenario = (
+pub(crate) const FAILOVER: Scenario = (
     Plan {
         name: "failover",
         packs: &[insert(&[(0, 0)], &[2]), insert(&[(1, 0)], &[2, 3])],
@@ -256,7 +250,7 @@ const FAILOVER: Scenario = (
 );
 
 /// The same with `replicas:N`: nothing is forgiven.
-const REPLICAS: Scenario = (
+pub(crate) const REPLICAS: Scenario = (
     Plan {
         name: "replicas",
         packs: &[insert(&[(0, 0)], &[2]), moves(&[(0, 0)], &[3])],
@@ -275,7 +269,7 @@ const REPLICAS: Scenario = (
 );
 
 /// Redis's clock steps, forward and back.
-const CLOCK: Scenario = (
+pub(crate) const CLOCK: Scenario = (
     Plan {
         name: "clock steps",
         packs: &[insert(&[(0, 0)], &[2]), insert(&[(1, 0)], &[3])],
@@ -293,7 +287,7 @@ const CLOCK: Scenario = (
 );
 
 /// An instance that takes the time to be later than Redis does.
-const AHEAD: Scenario = (
+pub(crate) const AHEAD: Scenario = (
     Plan {
         name: "clocks ahead",
         packs: &[insert(&[(0, 0)], &[4])],
@@ -306,7 +300,7 @@ const AHEAD: Scenario = (
 );
 
 /// Two owners whose turns take their time.
-const SLOW: Scenario = (
+pub(crate) const SLOW: Scenario = (
     Plan {
         name: "slow turns",
         packs: &[insert(&[(0, 0)], &[2]), insert(&[(1, 0)], &[2])],
@@ -321,7 +315,7 @@ const SLOW: Scenario = (
 );
 
 /// A pack all of whose records are cancelled while its owner takes the time to be later than it is.
-const REUSED: Scenario = (
+pub(crate) const REUSED: Scenario = (
     Plan {
         name: "reused scores",
         packs: &[insert(&[(0, 0)], &[3]), insert(&[(1, 0)], &[3])],
@@ -335,7 +329,7 @@ const REUSED: Scenario = (
 );
 
 /// Owners that release the claim, and turns that hand out nothing because no nsqd is there.
-const IDLE: Scenario = (
+pub(crate) const IDLE: Scenario = (
     Plan {
         name: "idle owners",
         packs: &[insert(&[(0, 0)], &[2, 3]), insert(&[(1, 0)], &[3])],
@@ -351,7 +345,7 @@ const IDLE: Scenario = (
 );
 
 /// One owner that sleeps, and wakes for what comes below the end of its sleep; no sweep.
-const WAKES: Scenario = (
+pub(crate) const WAKES: Scenario = (
     Plan {
         name: "wakes",
         packs: &[
@@ -369,7 +363,7 @@ const WAKES: Scenario = (
 );
 
 /// Without a fault nothing arrives twice, also when turns take their time.
-const CALM: Scenario = (
+pub(crate) const CALM: Scenario = (
     Plan {
         name: "calm",
         packs: &[insert(&[(0, 0), (1, 1)], &[2]), insert(&[(2, 0)], &[2, 3])],
@@ -383,7 +377,7 @@ const CALM: Scenario = (
 );
 
 /// Creates with client ids, retried, alone and in a pack.
-const IDS: Scenario = (
+pub(crate) const IDS: Scenario = (
     Plan {
         name: "client ids",
         packs: &[
@@ -400,7 +394,7 @@ const IDS: Scenario = (
 );
 
 /// Entries of ids that age.
-const TRIMMED: Scenario = (
+pub(crate) const TRIMMED: Scenario = (
     Plan {
         name: "trimmed ids",
         packs: &[
@@ -417,183 +411,82 @@ const TRIMMED: Scenario = (
 );
 
 /// Entries that age before the marks that they explain.
-const OUTLIVED: Scenario = (
+pub(crate) const OUTLIVED: Scenario = (
     Plan {
         name: "outlived entries",
-        packs: &[insert(&[(0, 0)], &[2]), moves(&[(0, 0)], &[3])],
+        packs: &[insert(&[(0, 0)], &[3]), moves(&[(0, 0)], &[2, 4])],
         cancels: 1,
+        clock_end: 5,
         ids_age: true,
         mark_lag: 2,
         ..Plan::CALM
     },
-    &[Rule::GoneBeforeMark],
+    &[Rule::GoneBeforeMark, Rule::EntryOutlivesOldPlace],
+);
+
+/// The same, for a message that is moved twice, each time to an earlier moment.
+pub(crate) const TWICE: Scenario = (
+    Plan {
+        name: "two moves",
+        packs: &[
+            insert(&[(0, 0)], &[5]),
+            moves(&[(0, 0)], &[4]),
+            moves(&[(0, 0)], &[2]),
+        ],
+        cancels: 1,
+        clock_end: 5,
+        ids_age: true,
+        ..Plan::CALM
+    },
+    &[Rule::EntryAgeOnlyGrows],
+);
+
+/// And for one that is moved, refused and given back.
+pub(crate) const RETURNED: Scenario = (
+    Plan {
+        name: "returned letters",
+        packs: &[
+            insert(&[(0, 0)], &[5]),
+            moves(&[(0, 0)], &[2]),
+            requeues(&[(0, 0)], &[3]),
+        ],
+        cancels: 1,
+        clock_end: 5,
+        ids_age: true,
+        faults: &[(Fault::PublishRefused, 1)],
+        ..Plan::CALM
+    },
+    &[Rule::EntryAgeOnlyGrows],
+);
+
+/// One message that is moved and parked, and cancelled in between.
+pub(crate) const WANDERING: Scenario = (
+    Plan {
+        name: "moves and parks",
+        packs: &[
+            insert(&[(0, 0)], &[2]),
+            moves(&[(0, 0)], &[2, 3]),
+            parks(&[(0, 0)], &[3, 4]),
+            moves(&[(0, 0)], &[4]),
+        ],
+        cancels: 1,
+        instances: 2,
+        mark_lag: 1,
+        ids_age: true,
+        faults: &[
+            (Fault::Park, 1),
+            (Fault::Expire, 1),
+            (Fault::PublishUnknown, 1),
+        ],
+        ..Plan::CALM
+    },
+    &[],
 );
 
 /// What the model of two generations shows to be needed: with minted ids, and with a client's.
-const MINTED_RULES: &[Rule] = &[Rule::RedoOnlyAnswered, Rule::ClosedForEver];
-const CLIENT_RULES: &[Rule] = &[
+pub(crate) const MINTED_RULES: &[Rule] = &[Rule::RedoOnlyAnswered, Rule::ClosedForEver];
+pub(crate) const CLIENT_RULES: &[Rule] = &[
     Rule::ClosedForEver,
     Rule::LookUpCloses,
     Rule::TombstonesCount,
 ];
-
-/// One state in so many is followed to its end without faults.
-const HEAL_ONE_IN: u64 = 8;
-/// More states than any search of the default bound has.
-const STATES_MAX: usize = 2_000_000;
-/// The same, of the larger bounds.
-const STATES_MAX_LONG: usize = 200_000_000;
-
-/// How many ms longer the clocks run.
-fn longer() -> u8 {
-    std::env::var("MODEL_BOUND").map_or(0, |text| text.parse().expect("MODEL_BOUND is a number"))
-}
-
-fn check((plan, needed): &Scenario) {
-    let plan = Plan {
-        clock_end: (plan.clock_end + longer()).min(Plan::CLOCK_END_MAX),
-        ..*plan
-    };
-    holds(
-        plan.name,
-        &World {
-            plan: &plan,
-            off: Off::NONE,
-        },
-    );
-    for rule in *needed {
-        breaks(
-            plan.name,
-            *rule,
-            &World {
-                plan: &plan,
-                off: Off::without(*rule),
-            },
-        );
-    }
-}
-
-/// Every promise holds in every state.
-fn holds(name: &str, model: &impl Model) {
-    let states_max = if longer() == 0 {
-        STATES_MAX
-    } else {
-        STATES_MAX_LONG
-    };
-    let outcome = search(
-        model,
-        Bound {
-            states_max,
-            heal_one_in: HEAL_ONE_IN,
-        },
-    );
-    if let Some((promise, trace)) = outcome.violation {
-        panic!("{name}: {promise}:\n  {}", trace.join("\n  "));
-    }
-    assert!(outcome.complete, "{name}: more than {states_max} states");
-    println!(
-        "{name}: {} states, {} steps deep, every promise holds",
-        outcome.states, outcome.depth
-    );
-}
-
-/// Some promise breaks; the shortest way to it is printed.
-fn breaks(name: &str, rule: Rule, model: &impl Model) {
-    let outcome = search(
-        model,
-        Bound {
-            states_max: STATES_MAX,
-            heal_one_in: u64::MAX,
-        },
-    );
-    let Some((promise, trace)) = outcome.violation else {
-        panic!(
-            "{name}: nothing breaks without {rule:?} in {} states",
-            outcome.states
-        );
-    };
-    println!(
-        "{name} without {rule:?}: {promise} in {} steps",
-        trace.len()
-    );
-    println!("  {}", trace.join("\n  "));
-}
-
-macro_rules! searches {
-    ($($test:ident: $scenario:ident,)*) => {
-        $(
-            #[test]
-            fn $test() {
-                check(&$scenario);
-            }
-        )*
-
-        /// Every scenario.
-        const SCENARIOS: &[&Scenario] = &[$(&$scenario),*];
-    };
-}
-
-searches! {
-    owners_come_and_go: OWNERS,
-    three_messages_are_read_one_by_one: THREE,
-    packs_of_several_are_settled_record_by_record: PACKED,
-    two_packs_never_share_a_score: SCORES,
-    inserts_are_lost_repeated_and_late: PRODUCERS,
-    rewritten_packs_stay_cancelled: REWRITTEN,
-    moves_leave_nothing_behind: MOVED,
-    parks_keep_what_may_have_arrived: PARKED,
-    late_parks_find_a_stranger: PIPELINED,
-    dead_letters_are_given_back: DEAD,
-    lapsed_claims_are_noticed: LAPSED,
-    late_turns_change_nothing_that_is_not_so: LATE,
-    failover_loses_only_what_was_not_copied: FAILOVER,
-    awaited_replicas_lose_nothing: REPLICAS,
-    clock_steps_lose_nothing: CLOCK,
-    only_redis_says_what_is_due: AHEAD,
-    turns_take_time: SLOW,
-    scores_are_used_again_only_when_free: REUSED,
-    idle_owners_release_the_claim: IDLE,
-    sleepers_wake_for_what_comes_earlier: WAKES,
-    nothing_arrives_twice_without_a_fault: CALM,
-    client_ids_are_created_once: IDS,
-    trimmed_ids_may_be_used_again: TRIMMED,
-    marks_outlive_the_entries_that_explain_them: OUTLIVED,
-}
-
-#[test]
-fn generations_change_while_messages_come() {
-    for (minted, needed) in [(true, MINTED_RULES), (false, CLIENT_RULES)] {
-        let name = if minted {
-            "generations, minted id"
-        } else {
-            "generations, client id"
-        };
-        holds(
-            name,
-            &Generations {
-                minted,
-                off: Off::NONE,
-            },
-        );
-        for rule in needed {
-            breaks(
-                name,
-                *rule,
-                &Generations {
-                    minted,
-                    off: Off::without(*rule),
-                },
-            );
-        }
-    }
-}
-
-#[test]
-fn every_rule_is_shown_to_be_needed() {
-    for rule in Rule::ALL {
-        let shown = SCENARIOS.iter().any(|(_, needed)| needed.contains(&rule))
-            || MINTED_RULES.contains(&rule)
-            || CLIENT_RULES.contains(&rule);
-        assert!(shown, "no scenario breaks without {rule:?}");
-    }
-}

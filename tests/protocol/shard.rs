@@ -281,7 +281,7 @@ impl Model for World<'_> {
         self.fault_steps(state, out);
         if self.plan.ids_age {
             let mut after = *state;
-            after.redis.trim(self, state.stamps, state.now);
+            after.redis.trim(self, state.now);
             out.push((Step::Trim, after));
         }
     }
