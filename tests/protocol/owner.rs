@@ -150,14 +150,13 @@ impl Instance {
                 settled = settled.min(world.due(stamps, place).saturating_sub(1));
             }
         }
-        if world.keeps(Rule::UnreadHoldsSettled) {
-            // Another pack may begin in the same ms as the last one that was read.
-            let read = self.cursor / PER_MS;
-            settled = settled.min(if self.whole {
-                read
-            } else {
-                read.saturating_sub(1)
-            });
+        let read = self.cursor / PER_MS;
+        if self.whole && world.keeps(Rule::ReadEndHoldsSettled) {
+            settled = settled.min(read);
+        }
+        // Another pack may begin in the same ms as the last one that was read.
+        if !self.whole && world.keeps(Rule::UnreadHoldsSettled) {
+            settled = settled.min(read.saturating_sub(1));
         }
         if world.keeps(Rule::SecondReadHoldsSettled) {
             settled = settled.min(self.again);
@@ -193,12 +192,23 @@ impl Instance {
             hand_out_to,
             open_to,
             idle_until,
-            read_after: match self.again {
-                NEVER => self.cursor,
-                handed => self.cursor.min(handed * PER_MS + PER_MS - 1),
-            },
+            read_after: self.read_after(world),
             marks_after: self.handed,
             marks_to: hand_out_to,
+        }
+    }
+
+    fn read_after(&self, world: &World<'_>) -> u8 {
+        let from = match self.again {
+            NEVER if world.plan.reads_from_handed && self.idle() => self.handed,
+            NEVER => return self.cursor,
+            handed => handed,
+        };
+        let from = from * PER_MS + PER_MS - 1;
+        if self.again != NEVER || world.keeps(Rule::EmptyReadsOnFromCursor) {
+            self.cursor.min(from)
+        } else {
+            from
         }
     }
 

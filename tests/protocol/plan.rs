@@ -151,6 +151,8 @@ pub(crate) struct Plan {
     pub(crate) ahead: u8,
     /// Packs that one turn reads.
     pub(crate) limit: u8,
+    /// Whether an owner whose memory is empty reads from H again, rather than on from the cursor.
+    pub(crate) reads_from_handed: bool,
     /// Whether owners may take turns that hand out nothing, as when no nsqd is reachable.
     pub(crate) holds: bool,
     /// Whether owners that have nothing to do release the claim.
@@ -187,6 +189,7 @@ impl Plan {
         clock_end: 4,
         ahead: 1,
         limit: 2,
+        reads_from_handed: false,
         holds: false,
         releases: false,
         sleeps: false,

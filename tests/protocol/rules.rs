@@ -26,8 +26,12 @@ pub(crate) enum Rule {
     ReadsAgain,
     /// R4: S stays below the first unread pack.
     UnreadHoldsSettled,
+    /// R4: S stays at or below the end of what was read, if H is beyond it.
+    ReadEndHoldsSettled,
     /// R4: S stays at or below the H of R3 until the second read.
     SecondReadHoldsSettled,
+    /// R4: an owner whose memory is empty reads from H only if it has read up to there.
+    EmptyReadsOnFromCursor,
     /// R5: a lost connection or another server ends the session: memory and token go.
     ReconnectForgets,
     /// R5: so does a claim that was free when a later turn of the session came.
@@ -104,7 +108,7 @@ pub(crate) enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub(crate) const ALL: [Self; 48] = [
+    pub(crate) const ALL: [Self; 50] = [
         Self::BytesStayBelowOpened,
         Self::MarkOutlivesBytes,
         Self::RewriteKeepsMarks,
@@ -116,7 +120,9 @@ impl Rule {
         Self::ParkCounts,
         Self::ReadsAgain,
         Self::UnreadHoldsSettled,
+        Self::ReadEndHoldsSettled,
         Self::SecondReadHoldsSettled,
+        Self::EmptyReadsOnFromCursor,
         Self::ReconnectForgets,
         Self::LapseForgets,
         Self::OneTransaction,

@@ -283,6 +283,7 @@ pub(crate) const CLOCK: Scenario = (
         Rule::OneTransaction,
         Rule::FirstMarksCoverHorizon,
         Rule::ReadsBelowOpened,
+        Rule::ReadEndHoldsSettled,
     ],
 );
 
@@ -478,6 +479,94 @@ pub(crate) const WANDERING: Scenario = (
             (Fault::Expire, 1),
             (Fault::PublishUnknown, 1),
         ],
+        ..Plan::CALM
+    },
+    &[],
+);
+
+/// Owners that read from H when they hold nothing, and clocks that step.
+pub(crate) const EMPTY: Scenario = (
+    Plan {
+        name: "empty memories",
+        packs: &[insert(&[(0, 0)], &[2, 3]), insert(&[(1, 0)], &[3])],
+        instances: 2,
+        clock_end: 3,
+        reads_from_handed: true,
+        faults: &[(Fault::Back, 1), (Fault::Forward, 1), (Fault::Expire, 1)],
+        ..Plan::CALM
+    },
+    &[
+        Rule::ReadEndHoldsSettled,
+        Rule::EmptyReadsOnFromCursor,
+        Rule::InsertCounts,
+    ],
+);
+
+/// Everything that can happen to one message, beside another.
+pub(crate) const MIXED: Scenario = (
+    Plan {
+        name: "everything at once",
+        packs: &[
+            insert(&[(0, 0)], &[2]),
+            insert(&[(1, 0)], &[3]),
+            moves(&[(0, 0)], &[2, 3]),
+            parks(&[(0, 0)], &[4]),
+        ],
+        cancels: 3,
+        instances: 2,
+        clock_end: 2,
+        releases: true,
+        mark_lag: 1,
+        ids_age: true,
+        faults: &[
+            (Fault::Expire, 1),
+            (Fault::Park, 1),
+            (Fault::PublishUnknown, 1),
+        ],
+        ..Plan::CALM
+    },
+    &[],
+);
+
+/// Parks, refusals and given back letters while a replica takes over.
+pub(crate) const MIXED_REPLICAS: Scenario = (
+    Plan {
+        name: "everything, with replicas",
+        packs: &[
+            insert(&[(0, 0)], &[2]),
+            parks(&[(0, 0)], &[3]),
+            requeues(&[(0, 0)], &[3, 4]),
+        ],
+        cancels: 1,
+        instances: 2,
+        clock_end: 3,
+        replicas: Replicas::Awaited,
+        faults: &[
+            (Fault::Expire, 1),
+            (Fault::Park, 1),
+            (Fault::PublishUnknown, 1),
+            (Fault::PublishRefused, 1),
+            (Fault::Failover, 1),
+        ],
+        ..Plan::CALM
+    },
+    &[],
+);
+
+/// Client ids that are created, moved, cancelled and created again, with lost and late requests.
+pub(crate) const MIXED_IDS: Scenario = (
+    Plan {
+        name: "everything, with client ids",
+        packs: &[
+            insert(&[(0, 0)], &[2]),
+            insert(&[(0, 0), (1, 0)], &[3]),
+            moves(&[(0, 0)], &[2, 3]),
+        ],
+        cancels: 3,
+        client_ids: true,
+        instances: 2,
+        clock_end: 3,
+        faults: &[(Fault::Expire, 1), (Fault::InsertLate, 1)],
         ..Plan::CALM
     },
     &[],

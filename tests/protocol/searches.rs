@@ -7,9 +7,10 @@ use crate::generations::Generations;
 use crate::plan::Plan;
 use crate::rules::{Off, Rule};
 use crate::scenarios::{
-    AHEAD, CALM, CLIENT_RULES, CLOCK, DEAD, FAILOVER, IDLE, IDS, LAPSED, LATE, MINTED_RULES, MOVED,
-    OUTLIVED, OWNERS, PACKED, PARKED, PIPELINED, PRODUCERS, REPLICAS, RETURNED, REUSED, REWRITTEN,
-    SCORES, SLOW, Scenario, THREE, TRIMMED, TWICE, WAKES, WANDERING,
+    AHEAD, CALM, CLIENT_RULES, CLOCK, DEAD, EMPTY, FAILOVER, IDLE, IDS, LAPSED, LATE, MINTED_RULES,
+    MIXED, MIXED_IDS, MIXED_REPLICAS, MOVED, OUTLIVED, OWNERS, PACKED, PARKED, PIPELINED,
+    PRODUCERS, REPLICAS, RETURNED, REUSED, REWRITTEN, SCORES, SLOW, Scenario, THREE, TRIMMED,
+    TWICE, WAKES, WANDERING,
 };
 use crate::search::{Bound, Model, search};
 use crate::shard::World;
@@ -134,6 +135,10 @@ searches! {
     nothing_arrives_twice_without_a_fault: CALM,
     client_ids_are_created_once: IDS,
     trimmed_ids_may_be_used_again: TRIMMED,
+    memories_may_be_empty: EMPTY,
+    everything_at_once: MIXED,
+    everything_with_replicas: MIXED_REPLICAS,
+    everything_with_client_ids: MIXED_IDS,
     marks_of_two_moves_are_explained: TWICE,
     marks_of_returned_letters_are_explained: RETURNED,
     moved_and_parked_messages_are_found: WANDERING,
