@@ -207,10 +207,12 @@ impl Redis {
         token: u8,
         turn: &Turn,
     ) -> Option<Held> {
+        // turn.lua, from the top: busy, and nothing is written.
         let holder = self.claim;
         if holder != 0 && holder != token && world.keeps(Rule::TurnFenced) {
             return None;
         }
+        // `-- settle`: S, the marks that it passes, the finished packs.
         if turn.settle_to > self.settled {
             self.settled = turn.settle_to.min(self.handed);
             let passed = self.settled.saturating_sub(world.plan.mark_lag);
@@ -222,6 +224,7 @@ impl Redis {
                 self.live &= !records_of(other);
             }
         }
+        // `-- hand out`: H, `opened`, the claim kept or released.
         let handed_before = self.handed;
         let up_to = if world.keeps(Rule::OnlyRedisClock) {
             turn.hand_out_to.min(now)
@@ -245,6 +248,7 @@ impl Redis {
             self.opened = self.opened.max(idle_until);
         }
         self.claim = if turn.idle_until > 0 { 0 } else { token };
+        // The reads behind the script, in the same MULTI: packs, then marks.
         let (records, stopped_at) = self.read_packs(world, stamps, turn);
         Some(Held {
             taken: holder == 0,
@@ -303,6 +307,7 @@ impl Redis {
         message: usize,
         minted: Option<usize>,
     ) -> Answer {
+        // The entry first: `C` cancelled, `D` dead, `S` where it is now.
         let entry = self.index[message];
         if entry == TOMBSTONE {
             return Answer::Ok;
@@ -327,9 +332,11 @@ impl Redis {
         if maybe || (due <= self.handed && world.keeps(Rule::CancelAboveHorizon)) {
             return Answer::InFlight;
         }
+        // Lost in a failover: `topic_of` finds nothing.
         if self.live & (1 << place) == 0 {
             return Answer::Gone;
         }
+        // ZADD the mark; the pack goes if it is of one and beyond `opened`.
         self.mark(world, stamps, place);
         if entry != NO_ENTRY {
             self.index[message] = if world.keeps(Rule::Tombstone) {
@@ -403,6 +410,7 @@ impl Redis {
         if self.late(world, stamps[pack]) || self.taken(world, stamps, pack) {
             return (Answer::Refused, None);
         }
+        // The writes: mark, pack, entry, age, and what is beyond `opened` goes.
         self.mark(world, stamps, old);
         self.store(world, stamps, pack);
         self.point(world, stamps, message, pack, due);
