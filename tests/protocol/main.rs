@@ -29,8 +29,8 @@
 //! end with every promise kept; then without each rule that it is about, and must find the shortest way
 //! to a broken promise, which it prints. A last test sees to it that every rule is shown to be needed.
 //!
-//! Some of the rules are the model's own finds, beside those that the design numbers: a session begins
-//! only with a turn that read the marks up to the H that it found; S stays below the end of what was
+//! Some of the rules are the model's own finds, beside those that the design numbers: nothing is
+//! handed out beyond the marks that were read, even if H was there before the session began; S stays below the end of what was
 //! read, also when Redis's clock stepped back behind H; a pack is removed only when H has passed all of
 //! it; a finished pack is known as finished until the turn that removes it is answered; the first turn
 //! of a session waits for the replicas, whether it raised H or not; no park is sent behind an unanswered

@@ -49,8 +49,10 @@ pub(crate) struct Instance {
     pub(crate) clock: u8,
     /// Whether it holds, as far as it knows, the claim.
     pub(crate) session: bool,
-    /// H of the last reply; before the session has begun, of the reply that did not do.
+    /// H of the last reply.
     pub(crate) handed: u8,
+    /// The marks of what is due up to here have been read, and no more can come.
+    pub(crate) marks_to: u8,
     /// What is due up to here may be published.
     pub(crate) out: u8,
     /// Packs up to this score have been read.
@@ -80,6 +82,7 @@ impl Instance {
             clock,
             session: false,
             handed: 0,
+            marks_to: 0,
             out: 0,
             cursor: 0,
             whole: false,
@@ -180,7 +183,7 @@ impl Instance {
                 first: true,
                 hand_out_to,
                 open_to,
-                marks_to: hand_out_to.max(self.handed),
+                marks_to: hand_out_to,
                 ..Turn::default()
             };
         }
@@ -193,8 +196,8 @@ impl Instance {
             open_to,
             idle_until,
             read_after: self.read_after(world),
-            marks_after: self.handed,
-            marks_to: hand_out_to,
+            marks_after: self.marks_to,
+            marks_to: hand_out_to.max(self.handed),
         }
     }
 
@@ -225,11 +228,6 @@ impl Instance {
         let (now, handed, settled) = now;
         self.asleep_until = 0;
         if turn.first {
-            if handed > turn.marks_to && world.keeps(Rule::FirstMarksCoverHorizon) {
-                // The clock was behind H: marks are missing. The same again, with this H.
-                self.handed = handed;
-                return;
-            }
             self.session = true;
             self.found = held.handed_before;
         }
@@ -267,11 +265,16 @@ impl Instance {
             .unwrap_or(turn.open_to * PER_MS + PER_MS - 1);
         self.whole = held.stopped_at.is_none();
         self.handed = handed;
-        self.out = if world.keeps(Rule::OnlyRedisClock) {
-            handed.min(now)
+        // A mark above H may still be joined by others; none at or below it.
+        self.marks_to = if world.keeps(Rule::MarksCoverHandOut) {
+            self.marks_to.max(turn.marks_to.min(handed))
         } else {
             handed
         };
+        self.out = self.marks_to.min(handed);
+        if world.keeps(Rule::OnlyRedisClock) {
+            self.out = self.out.min(now);
+        }
         self.learn(world, stamps, held.marks);
         // What S has passed and memory does not hold is of no more use.
         for place in 0..PACKS * RECORDS {

@@ -92,8 +92,8 @@ pub(crate) enum Rule {
     MarkNamesNonce,
     /// What is read ahead is at or below `opened`.
     ReadsBelowOpened,
-    /// A session begins only with a turn that has read the marks up to the H that it found.
-    FirstMarksCoverHorizon,
+    /// Nothing is handed out beyond the marks that were read, also when H was there already.
+    MarksCoverHandOut,
     /// A park is sent only when no turn of its session is unanswered.
     ParkSentAlone,
     /// A pack is removed as finished only when H has passed all of it: its score is never used again.
@@ -153,7 +153,7 @@ impl Rule {
         Self::TurnFenced,
         Self::MarkNamesNonce,
         Self::ReadsBelowOpened,
-        Self::FirstMarksCoverHorizon,
+        Self::MarksCoverHandOut,
         Self::ParkSentAlone,
         Self::FinishedBelowHorizon,
         Self::FinishedRemembered,

@@ -281,7 +281,7 @@ pub(crate) const CLOCK: Scenario = (
     },
     &[
         Rule::OneTransaction,
-        Rule::FirstMarksCoverHorizon,
+        Rule::MarksCoverHandOut,
         Rule::ReadsBelowOpened,
         Rule::ReadEndHoldsSettled,
     ],
