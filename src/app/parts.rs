@@ -10,11 +10,12 @@ use tracing::error;
 use crate::app::stage::Stage;
 use crate::app::{Doors, StartError};
 use crate::config::Config;
-use crate::dispatch;
+use crate::dispatch::{self, Dispatcher};
 use crate::forward::{self, Forward, NsqdPool};
 use crate::ingest::clients::Clients;
 use crate::ingest::http::{HttpState, InstanceFacts};
 use crate::ingest::{self, Intake};
+use crate::monotonic::boottime;
 use crate::phase::Phase;
 use crate::store::{ClaimStore, RedisStore, ScheduleStore};
 use crate::telemetry;
@@ -122,15 +123,16 @@ fn start_dispatch(
     registry: &mut Registry,
     stage: &Stage,
 ) {
-    // Dispatcher::start(config, claims, forward, Metrics::register(registry), &stage.tracker,
-    // stage.stop.clone()) belongs here; without it nothing is delivered.
-    tracing::error!(
-        ?config,
-        ?claims,
-        ?forward,
-        ?registry,
-        ?stage,
-        "this build delivers nothing"
+    let metrics = dispatch::Metrics::register(registry);
+    let stop = stage.stop.clone();
+    Dispatcher::start(
+        config,
+        claims,
+        forward,
+        metrics,
+        boottime,
+        &stage.tracker,
+        stop,
     );
 }
 

@@ -166,6 +166,7 @@ impl Dispatcher {
             status: Arc::clone(&status),
             news: heard,
             stop: stop.clone(),
+            token: None,
         };
         let driver = self.tracker.spawn(poller.run());
         self.served.insert(

@@ -89,6 +89,8 @@ pub(super) struct Poller {
     pub(super) news: mpsc::UnboundedReceiver<News>,
     /// Ends the shard: another instance owns it now, or the process stops.
     pub(super) stop: CancellationToken,
+    /// The claim's token: kept as long as the session, so that our own claim never keeps us out.
+    pub(super) token: Option<(Session, ClaimToken)>,
 }
 
 /// One claim's worth of work.
@@ -126,7 +128,7 @@ impl Poller {
         let mut head = Some(UnixMs(0));
         let mut number = 0;
         loop {
-            if !self.wait_for_work(head).await {
+            if !self.wait_for_work(&mut head).await {
                 return;
             }
             number += 1;
@@ -153,7 +155,7 @@ impl Poller {
     }
 
     /// Sleeps until the head is due and nsqd takes messages. `false`: stop.
-    async fn wait_for_work(&mut self, mut head: Option<UnixMs>) -> bool {
+    async fn wait_for_work(&mut self, head: &mut Option<UnixMs>) -> bool {
         let sweep = self.shared.config.sweep;
         // Spread: the shards of an instance do not sweep in step.
         let sweep_at = Instant::now() + sweep.mul_f64(0.75 + fastrand::f64() / 4.0);
@@ -164,11 +166,19 @@ impl Poller {
                 biased;
                 () = self.stop.cancelled() => return false,
                 news = self.news.recv() => match news {
-                    Some(News::Earlier(due)) => head = Some(head.map_or(due, |h| h.min(due))),
-                    Some(News::Look) => break,
+                    Some(News::Earlier(due)) => *head = Some(head.map_or(due, |h| h.min(due))),
+                    Some(News::Look) => {
+                        *head = None;
+                        break;
+                    }
                     None => return false,
                 },
-                () = sleep_until(until) => break,
+                () = sleep_until(until) => {
+                    if until == sweep_at {
+                        *head = None;
+                    }
+                    break;
+                }
             }
         }
         tokio::select! {
@@ -186,7 +196,11 @@ impl Poller {
             }
             return Ended::Lost;
         };
-        let token = ClaimToken(format!("{:016x}{:08x}", fastrand::u64(..), number));
+        let token = match self.token.take() {
+            Some((of, token)) if of == session => token,
+            _ => ClaimToken(format!("{:016x}{:08x}", fastrand::u64(..), number)),
+        };
+        self.token = Some((session, token.clone()));
         let memory = Memory::new(token, head.unwrap_or_default());
         let mut tenure = Tenure {
             session,
@@ -276,7 +290,8 @@ impl Poller {
         reads || memory.next_due().is_some_and(due) || tenure.hint.is_some_and(due)
     }
 
-    /// One turn. `Some`: the tenure is over.
+    /// One turn. `Some`: the tenure is over. What forward reports is not taken in while a turn is under
+    /// way, nor is anything parked: its reply may show a pack again that a fact has just finished.
     async fn turn(&self, tenure: &mut Tenure) -> Option<Ended> {
         let hand_out = self.may_hand_out(tenure);
         let now = self.shared.store.now_bounds().at_most;

@@ -198,7 +198,13 @@ impl Memory {
 
     /// The next turn. `now` is at least Redis's clock; `hand_out`: nsqd takes messages;
     /// `room`: bytes that may be read.
-    pub(super) fn plan(&mut self, now: UnixMs, read_ahead_ms: u64, hand_out: bool, room: usize) -> Turn {
+    pub(super) fn plan(
+        &mut self,
+        now: UnixMs,
+        read_ahead_ms: u64,
+        hand_out: bool,
+        room: usize,
+    ) -> Turn {
         debug_assert!(self.asked.is_none());
         let handed = self.handed.unwrap_or_default();
         let read_to = now.plus_ms(read_ahead_ms);
@@ -269,7 +275,9 @@ impl Memory {
         let after = match self.reread_from {
             Some(from) => Score::new(from, Score::PER_MS - 1),
             // Nothing is held: reading from H costs nothing, and misses nothing that `below` counts.
-            None if self.open.is_empty() && !self.limited && self.handed.is_some() => after_handed,
+            None if self.open.is_empty() && !self.limited && self.handed.is_some() => {
+                after_handed.min(self.cursor)
+            }
             None => self.cursor,
         };
         // After a step back, the limit must reach beyond the packs that are held already.
@@ -293,9 +301,8 @@ impl Memory {
         if let Some((key, _)) = self.open.first_key_value() {
             bound = bound.min(key.due.minus_ms(1));
         }
-        if self.limited {
-            bound = bound.min(self.cursor.due().minus_ms(1));
-        }
+        // Also when the last read was not full: after a step back of Redis's clock, H may lie beyond it.
+        bound = bound.min(self.known_to);
         if let Some(from) = self.reread_from {
             bound = bound.min(from);
         }
@@ -370,7 +377,7 @@ impl Memory {
             self.known_to = self.cursor.due().minus_ms(1);
         } else {
             self.cursor = self.cursor.max(last.unwrap_or(read.after));
-            self.known_to = read.to;
+            self.known_to = self.known_to.max(read.to);
         }
     }
 
@@ -480,7 +487,10 @@ impl Memory {
         }
     }
 
+    /// Only for what H has passed: a pack that were finished above H could leave its score to another
+    /// one, and a late turn would remove that.
     fn close(&mut self, key: Key, delivered: bool) {
+        debug_assert!(Some(key.due) <= self.handed);
         let Some(slot) = self.open.remove(&key) else {
             return;
         };

@@ -164,10 +164,11 @@ fn stand(
 ) -> Standing {
     if dead {
         Standing::Dead
+    } else if due <= settled {
+        // Before the mark, which may outlive the entry that says where its message went.
+        Standing::Gone
     } else if cancelled {
         Standing::Cancelled
-    } else if due <= settled {
-        Standing::Gone
     } else if due <= handed || maybe {
         Standing::InFlight
     } else {

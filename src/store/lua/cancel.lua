@@ -54,8 +54,9 @@ local function cancel(id, score, nonce, position, due, mark)
     return 'gone'
   end
   due = tonumber(due)
-  if redis.call('ZSCORE', KEYS[4], mark) then return 'cancelled' end
+  -- S first: a mark may outlive the entry that says where its message went.
   if due <= settled then return 'gone' end
+  if redis.call('ZSCORE', KEYS[4], mark) then return 'cancelled' end
   if due <= handed or maybe then return 'in_flight' end
 
   local topic, count = topic_of(score, tonumber(nonce), tonumber(position))

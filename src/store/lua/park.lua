@@ -49,10 +49,9 @@ for at = 6, #ARGV, 7 do
   redis.call('HSET', KEYS[4], id, ARGV[at + 3])
   if to_dead then
     redis.call('HSET', KEYS[8], id, ARGV[at + 6])
-    redis.call('ZREM', KEYS[6], id)
     if redis.call('HINCRBY', KEYS[7], ARGV[at + 5], -1) <= 0 then redis.call('HDEL', KEYS[7], ARGV[at + 5]) end
   else
-    redis.call('ZADD', KEYS[6], math.max(old_due, new_due), id)
+    redis.call('ZADD', KEYS[6], 'GT', math.max(old_due, new_due), id)
   end
 end
 if not to_dead and tonumber(ARGV[4]) <= opened then

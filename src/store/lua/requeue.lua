@@ -19,6 +19,7 @@ if ARGV[4] == '' then
   local entry = redis.call('HGET', KEYS[3], ARGV[2]) or 'D'
   redis.call('HDEL', KEYS[7], ARGV[2])
   redis.call('HSET', KEYS[3], ARGV[2], 'C' .. string.sub(entry, 2))
+  redis.call('ZREM', KEYS[4], ARGV[2])
   redis.call('ZADD', KEYS[5], now + ARGV[5], ARGV[2])
   return {'ok', now_us}
 end
@@ -28,7 +29,7 @@ if due <= handed then return {'late', now_us, limit} end
 if redis.call('ZCOUNT', KEYS[1], ARGV[4], ARGV[4]) > 0 then return {'taken', now_us, limit} end
 redis.call('ZADD', KEYS[1], ARGV[4], ARGV[6])
 redis.call('HSET', KEYS[3], ARGV[2], ARGV[7])
-redis.call('ZADD', KEYS[4], due, ARGV[2])
+redis.call('ZADD', KEYS[4], 'GT', due, ARGV[2])
 redis.call('HDEL', KEYS[7], ARGV[2])
 redis.call('HINCRBY', KEYS[6], ARGV[8], 1)
 if due <= opened then
