@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, RedisError};
 use tokio::sync::{Notify, watch};
@@ -109,6 +110,18 @@ impl Link {
         if gave_up {
             self.failed.notify_one();
             self.suspect.notify_waiters();
+        }
+    }
+
+    /// Keeps `up` at 1 while there is a connection, else at 0. Never ends by itself.
+    pub(super) async fn show(&self, up: Gauge) {
+        let mut changes = self.current.subscribe();
+        loop {
+            let connected = changes.borrow_and_update().is_some();
+            up.set(i64::from(connected));
+            if changes.changed().await.is_err() {
+                return;
+            }
         }
     }
 

@@ -1,7 +1,5 @@
 //! This module's metric families.
 
-use std::sync::atomic::AtomicU64;
-
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
@@ -14,9 +12,7 @@ pub struct Metrics {
     records: Counter,
     records_per_pack: Histogram,
     /// 1 while the connection that inserts go through is up.
-    pub(super) up: Gauge<i64, std::sync::atomic::AtomicI64>,
-    /// Packs that this version cannot read.
-    pub(super) unreadable: Counter<u64, AtomicU64>,
+    pub(super) up: Gauge,
 }
 
 impl Metrics {
@@ -27,7 +23,6 @@ impl Metrics {
             records: Counter::default(),
             records_per_pack: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]),
             up: Gauge::default(),
-            unreadable: Counter::default(),
         };
         registry.register(
             "packs_stored",
@@ -45,11 +40,6 @@ impl Metrics {
             metrics.records_per_pack.clone(),
         );
         registry.register("redis_up", "1 while Redis is connected", metrics.up.clone());
-        registry.register(
-            "packs_unreadable",
-            "Packs found in a format that this version does not read; they stay untouched",
-            metrics.unreadable.clone(),
-        );
         metrics
     }
 
