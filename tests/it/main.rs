@@ -13,6 +13,7 @@ mod cancel_race;
 mod cli;
 mod crash;
 mod dev;
+mod docs;
 mod end_to_end;
 mod forward;
 mod interop;
