@@ -480,6 +480,10 @@ impl ScheduleStore for RedisStore {
 
     fn ping(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
+            // Ready means for everything, not only for this question.
+            for link in [&self.core.hot, &self.core.turns] {
+                link.current().ok_or_else(|| Error::new(ErrorKind::Unavailable))?;
+            }
             let mut link = lookup::link(&self.core)?;
             let pong = redis::cmd("PING").query_async(&mut link.connection).await;
             pong.map_err(|error| lookup::asked(&self.core, &link, error))
