@@ -103,7 +103,7 @@ impl Metrics {
             m.claims_lost.clone(),
         );
         registry.register(
-            "packs_unreadable_seen",
+            "packs_unreadable",
             "Packs of an unknown format that hold up a shard",
             m.unreadable.clone(),
         );

@@ -72,17 +72,10 @@ pub(super) fn link(core: &Core) -> Result<Connected, Error> {
         .ok_or_else(|| Error::new(ErrorKind::Unavailable))
 }
 
-fn shard_of(core: &Core, id: &MessageId) -> ShardId {
-    match id {
-        MessageId::Minted(minted) => minted.shard,
-        MessageId::Client(client) => core.topology.shard_of(client),
-    }
-}
-
 /// Looks for a message. `None`: the index does not know the client's id.
 pub(super) async fn find(core: &Core, id: &MessageId) -> Result<Option<Found>, Error> {
     let mut link = link(core)?;
-    let shard = shard_of(core, id);
+    let shard = core.shard_of(id);
     if shard.generation != core.topology.generation || shard.index >= core.topology.shards {
         return Ok(None);
     }
@@ -268,7 +261,7 @@ pub(super) async fn cancel(core: &Core, ids: &[MessageId]) -> Result<Vec<Cancel>
     let link = link(core)?;
     let mut chunks: Vec<(ShardId, bool, Vec<(usize, Named)>)> = Vec::new();
     for (index, id) in ids.iter().enumerate() {
-        let (shard, id_text) = (shard_of(core, id), core.id_key.text(id));
+        let (shard, id_text) = (core.shard_of(id), core.id_key.text(id));
         let place = match id {
             MessageId::Minted(minted) => Some((minted.place, minted.due)),
             MessageId::Client(_) => None,
