@@ -1,10 +1,12 @@
 //! Decides what is handed to nsqd and when; drives one state machine per shard. Knows neither Redis
 //! nor NSQ, only the traits.
 
+mod facts;
 mod metrics;
 mod poller;
 mod retry;
 mod settings;
+mod tenure;
 mod turn;
 
 use std::collections::HashMap;

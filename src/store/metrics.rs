@@ -1,7 +1,5 @@
 //! This module's metric families.
 
-use std::sync::atomic::AtomicU64;
-
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
@@ -9,25 +7,22 @@ use prometheus_client::registry::Registry;
 
 /// What the store counts. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub(super) struct Metrics {
     packs: Counter,
     records: Counter,
     records_per_pack: Histogram,
     /// 1 while the connection that inserts go through is up.
-    pub(super) up: Gauge<i64, std::sync::atomic::AtomicI64>,
-    /// Packs that this version cannot read.
-    pub(super) unreadable: Counter<u64, AtomicU64>,
+    pub(super) up: Gauge,
 }
 
 impl Metrics {
     /// Makes the families known to `registry`.
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(super) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             packs: Counter::default(),
             records: Counter::default(),
             records_per_pack: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]),
             up: Gauge::default(),
-            unreadable: Counter::default(),
         };
         registry.register(
             "packs_stored",
@@ -44,11 +39,10 @@ impl Metrics {
             "Messages per pack, averaged over each insert",
             metrics.records_per_pack.clone(),
         );
-        registry.register("redis_up", "1 while Redis is connected", metrics.up.clone());
         registry.register(
-            "packs_unreadable",
-            "Packs found in a format that this version does not read; they stay untouched",
-            metrics.unreadable.clone(),
+            "redis_up",
+            "1 while the connection to Redis that inserts go through is up",
+            metrics.up.clone(),
         );
         metrics
     }

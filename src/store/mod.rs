@@ -3,6 +3,7 @@
 
 mod checks;
 mod claim;
+mod claims;
 mod clock;
 mod connect;
 mod core;
@@ -14,9 +15,11 @@ mod lookup;
 mod metrics;
 mod pack;
 mod packing;
+mod parking;
 mod redis;
 mod script;
 mod settings;
+mod start;
 mod wake;
 mod writer;
 
