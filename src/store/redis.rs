@@ -29,7 +29,7 @@ use crate::store::start::{first_connection, learn_time, masked, settle_names};
 use crate::store::wake::Wakes;
 use crate::store::writer::Writer;
 use crate::store::{
-    Cancel, Error, Page, Pending, Query, Receipt, Reschedule, ScheduleStore, Stored,
+    Cancel, Error, ErrorKind, Page, Pending, Query, Receipt, Reschedule, ScheduleStore, Stored,
 };
 
 /// Connections for listings and counts.
@@ -187,7 +187,8 @@ impl ScheduleStore for RedisStore {
         Box::pin(async move {
             // Ready means for everything, not only for this question.
             for link in [&self.core.hot, &self.core.turns] {
-                link.current().ok_or_else(|| Error::new(ErrorKind::Unavailable))?;
+                link.current()
+                    .ok_or_else(|| Error::new(ErrorKind::Unavailable))?;
             }
             let mut link = lookup::link(&self.core)?;
             let pong = redis::cmd("PING").query_async(&mut link.connection).await;
