@@ -43,13 +43,13 @@ impl Topology {
     pub const SHARDS_MAX: u16 = 16_384;
 
     /// The shard of a client's id: `xxh3_64(id) % N`.
-    pub fn shard_of(&self, id: &ClientId) -> ShardId {
+    pub fn shard_of(self, id: &ClientId) -> ShardId {
         let hash = xxh3_64(id.as_str().as_bytes()) % u64::from(self.shards.max(1));
         self.shard(u16::try_from(hash).unwrap_or(0))
     }
 
     /// The shard with this index.
-    pub fn shard(&self, index: u16) -> ShardId {
+    pub fn shard(self, index: u16) -> ShardId {
         ShardId {
             generation: self.generation,
             index,
@@ -57,7 +57,7 @@ impl Topology {
     }
 
     /// All shards of the generation.
-    pub fn all(&self) -> impl Iterator<Item = ShardId> + use<> {
+    pub fn all(self) -> impl Iterator<Item = ShardId> + use<> {
         let generation = self.generation;
         (0..self.shards).map(move |index| ShardId { generation, index })
     }

@@ -1,6 +1,8 @@
 //! This module's metric families.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use std::fmt::{self, Write as _};
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -8,7 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 /// How a turn ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TurnResult {
     /// Under our claim.
     Held,
@@ -16,6 +18,16 @@ pub enum TurnResult {
     Busy,
     /// Redis did not do it.
     Failed,
+}
+
+impl EncodeLabelValue for TurnResult {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::Held => "held",
+            Self::Busy => "busy",
+            Self::Failed => "failed",
+        })
+    }
 }
 
 /// Label of a turn.
@@ -103,7 +115,7 @@ impl Metrics {
             m.claims_lost.clone(),
         );
         registry.register(
-            "packs_unreadable_seen",
+            "packs_unreadable",
             "Packs of an unknown format that hold up a shard",
             m.unreadable.clone(),
         );

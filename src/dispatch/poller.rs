@@ -1,36 +1,34 @@
 //! Drives one shard: wait → turn → forward → decide → turn. One task per owned shard, asleep until
 //! the head is due or something earlier is inserted.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::dispatch::metrics::{Metrics, TurnLabel, TurnResult};
-use crate::dispatch::retry::{self, Attempts, Outcome};
 use crate::dispatch::settings::Config;
-use crate::dispatch::turn::{Key, Memory, Reply, ToSend};
-use crate::forward::{self, Deadline, DueMessage, Forward};
+use crate::dispatch::tenure::{Ended, Tenure};
+use crate::dispatch::turn::{Key, Memory, Reply};
+use crate::forward::{Deadline, DueMessage, Forward};
 use crate::message::UnixMs;
 use crate::shard::ShardId;
-use crate::store::{
-    ClaimStore, ClaimToken, Error, ErrorKind, PARK_MAX, ParkReply, ParkTo, Parked, Session, Turn,
-    TurnReply,
-};
+use crate::store::{ClaimStore, ClaimToken, Error, ErrorKind, ReadPack, Session, Turn, TurnReply};
 
 /// A shard whose next message is due sooner than this keeps its claim, in ms: releasing and claiming
 /// again costs a turn.
 const STAY_MS: u64 = 3;
 /// Pause after Redis refused a turn.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+/// Pauses before a claim that another owner has is asked for again. Not its whole life: an owner that
+/// sees a shard go to us releases it at once, and messages wait meanwhile.
+const BUSY_PAUSE_MIN: Duration = Duration::from_millis(10);
+const BUSY_PAUSE_MAX: Duration = Duration::from_millis(300);
 /// Messages done before a turn settles them while others are still under way.
 const SETTLE_BATCH: usize = 1_000;
 /// Share of a claim's life that must be left to send under it.
@@ -71,16 +69,6 @@ pub(super) enum News {
     Look,
 }
 
-/// Attempts of a message that failed.
-#[derive(Debug, Clone, Copy)]
-struct Failing {
-    since: Instant,
-    failed: u32,
-    accepted_then: u64,
-}
-
-type Sent = (u64, Vec<Key>, Vec<Result<(), forward::Error>>);
-
 /// One shard's driver.
 pub(super) struct Poller {
     pub(super) shared: Arc<Shared>,
@@ -91,35 +79,6 @@ pub(super) struct Poller {
     pub(super) stop: CancellationToken,
     /// The claim's token: kept as long as the session, so that our own claim never keeps us out.
     pub(super) token: Option<(Session, ClaimToken)>,
-}
-
-/// One claim's worth of work.
-struct Tenure {
-    session: Session,
-    memory: Memory,
-    /// Tells the sends of this tenure from those of one before.
-    number: u64,
-    ready: Vec<ToSend>,
-    in_flight: usize,
-    sends: FuturesUnordered<BoxFuture<'static, Sent>>,
-    failing: HashMap<Key, Failing>,
-    /// Messages that wait to be sent again.
-    retries: Vec<(Instant, Key)>,
-    claimed_at: Duration,
-    renew_at: Instant,
-    /// Something earlier than what is known may be there, due at this moment.
-    hint: Option<UnixMs>,
-    reported_bytes: usize,
-}
-
-/// How a tenure ended.
-enum Ended {
-    /// Released; the backlog begins at this moment.
-    Idle(Option<UnixMs>),
-    /// Another owner has the claim for so long.
-    Busy(Duration),
-    /// The session or the claim is gone: begin anew.
-    Lost,
 }
 
 impl Poller {
@@ -135,7 +94,7 @@ impl Poller {
             head = match self.tenure(head, number).await {
                 Ended::Idle(next) => next,
                 Ended::Busy(left) => {
-                    self.pause(left).await;
+                    self.pause(left.clamp(BUSY_PAUSE_MIN, BUSY_PAUSE_MAX)).await;
                     Some(UnixMs(0))
                 }
                 Ended::Lost => Some(UnixMs(0)),
@@ -202,20 +161,7 @@ impl Poller {
         };
         self.token = Some((session, token.clone()));
         let memory = Memory::new(token, head.unwrap_or_default());
-        let mut tenure = Tenure {
-            session,
-            memory,
-            number,
-            ready: Vec::new(),
-            in_flight: 0,
-            sends: FuturesUnordered::new(),
-            failing: HashMap::new(),
-            retries: Vec::new(),
-            claimed_at: Duration::ZERO,
-            renew_at: Instant::now(),
-            hint: None,
-            reported_bytes: 0,
-        };
+        let mut tenure = Tenure::new(session, memory);
         let ended = if head.is_none_or(|head| head == UnixMs(0)) {
             // Nothing is known: look where the backlog begins, so that H does not run ahead of it.
             self.idle(&mut tenure).await
@@ -305,7 +251,7 @@ impl Poller {
             Err(error) => return Some(self.failed(&error).await),
         };
         for pack in &held.packs {
-            if let crate::store::ReadPack::Unreadable(score, bad) = pack {
+            if let ReadPack::Unreadable(score, bad) = pack {
                 error!(shard = %self.shard, %score, %bad, "a pack cannot be read and holds up its shard");
                 self.shared.metrics.unreadable.inc();
             }
@@ -349,7 +295,8 @@ impl Poller {
         reply
     }
 
-    async fn failed(&self, error: &Error) -> Ended {
+    /// A turn or a park failed: the tenure is over.
+    pub(super) async fn failed(&self, error: &Error) -> Ended {
         warn!(shard = %self.shard, %error, "turn failed");
         if error.kind != ErrorKind::SessionLost {
             self.pause(REFUSED_PAUSE).await;
@@ -396,11 +343,11 @@ impl Poller {
                 body: m.record.body.clone(),
             });
             let messages: Vec<DueMessage> = messages.collect();
-            let (forward, number) = (Arc::clone(&self.shared.forward), tenure.number);
+            let forward = Arc::clone(&self.shared.forward);
             tenure.in_flight += keys.len();
             tenure.sends.push(Box::pin(async move {
                 let facts = forward.publish(messages, deadline).await;
-                (number, keys, facts)
+                (keys, facts)
             }));
         }
     }
@@ -411,7 +358,7 @@ impl Poller {
         let available = self.shared.forward.available();
         tokio::select! {
             biased;
-            Some((_, keys, facts)) = tenure.sends.next(), if !tenure.sends.is_empty() => {
+            Some((keys, facts)) = tenure.sends.next(), if !tenure.sends.is_empty() => {
                 tenure.in_flight -= keys.len();
                 return self.take_facts(tenure, keys, facts).await;
             }
@@ -443,150 +390,6 @@ impl Poller {
             .fold(at, |at, (retry, _)| at.min(*retry))
     }
 
-    async fn take_facts(
-        &self,
-        tenure: &mut Tenure,
-        keys: Vec<Key>,
-        facts: Vec<Result<(), forward::Error>>,
-    ) -> Option<Ended> {
-        debug_assert_eq!(keys.len(), facts.len());
-        let now_us = self.shared.store.now_bounds().at_least_us;
-        let accepted = facts.iter().filter(|fact| fact.is_ok()).count() as u64;
-        self.shared.accepted.fetch_add(accepted, Ordering::Relaxed);
-        self.shared.metrics.delivered.inc_by(accepted);
-        let mut parked: Vec<(Key, bool, Duration)> = Vec::new();
-        let mut rejected: Vec<(Key, String)> = Vec::new();
-        for (key, fact) in keys.into_iter().zip(facts) {
-            if fact.is_ok() {
-                let late_us = now_us.saturating_sub(key.due.0 * 1_000);
-                self.shared
-                    .metrics
-                    .lateness
-                    .observe(Duration::from_micros(late_us).as_secs_f64());
-                tenure.failing.remove(&key);
-                tenure.memory.delivered(key);
-                continue;
-            }
-            let attempts = self.attempts(tenure, key);
-            match retry::decide(&self.shared.config, fact, attempts, fastrand::f64()) {
-                Outcome::Accepted => {}
-                Outcome::Released { after, maybe } => {
-                    if maybe {
-                        tenure.memory.maybe_sent(key);
-                    }
-                    tenure.retries.push((Instant::now() + after, key));
-                }
-                Outcome::Parked { after, maybe } => parked.push((key, maybe, after)),
-                Outcome::Rejected(reason) => rejected.push((key, reason)),
-            }
-        }
-        self.put_away(tenure, parked, rejected).await
-    }
-
-    fn attempts(&self, tenure: &mut Tenure, key: Key) -> Attempts {
-        let accepted_then = self.shared.accepted.load(Ordering::Relaxed);
-        let new = Failing {
-            since: Instant::now(),
-            failed: 0,
-            accepted_then,
-        };
-        let failing = tenure.failing.entry(key).or_insert(new);
-        let attempts = Attempts {
-            failed: failing.failed,
-            failing_for: failing.since.elapsed(),
-            others_go_through: accepted_then > failing.accepted_then,
-        };
-        failing.failed = failing.failed.saturating_add(1);
-        attempts
-    }
-
-    /// Parks and dead-letters. `Some`: the tenure is over.
-    async fn put_away(
-        &self,
-        tenure: &mut Tenure,
-        parked: Vec<(Key, bool, Duration)>,
-        rejected: Vec<(Key, String)>,
-    ) -> Option<Ended> {
-        for (key, reason) in rejected {
-            info!(shard = %self.shard, %reason, "nsqd refused a message for good");
-            match self.park(tenure, &[key], ParkTo::DeadLetters(reason)).await {
-                Ok(true) => {
-                    self.shared.metrics.dead.inc();
-                }
-                // No room among the dead letters: nothing is dropped, it is tried again later.
-                Ok(false) => tenure.retry_later(key, self.shared.config.retry_max),
-                Err(ended) => return Some(ended),
-            };
-        }
-        for chunk in parked.chunks(PARK_MAX) {
-            let keys: Vec<Key> = chunk.iter().map(|(key, ..)| *key).collect();
-            for (key, maybe, _) in chunk {
-                if *maybe {
-                    tenure.memory.maybe_sent(*key);
-                }
-            }
-            let after = chunk
-                .iter()
-                .map(|(_, _, after)| *after)
-                .max()
-                .unwrap_or_default();
-            let now = self.shared.store.now_bounds().at_most;
-            let until = now.plus_ms(u64::try_from(after.as_millis()).unwrap_or(0));
-            match self.park(tenure, &keys, ParkTo::Later(until)).await {
-                Ok(_) => self.shared.metrics.parked.inc_by(keys.len() as u64),
-                Err(ended) => return Some(ended),
-            };
-        }
-        None
-    }
-
-    /// Puts messages elsewhere. `false`: there is no room for them.
-    async fn park(&self, tenure: &mut Tenure, keys: &[Key], to: ParkTo) -> Result<bool, Ended> {
-        let mut keys = keys.to_vec();
-        loop {
-            let messages = keys.iter().filter_map(|key| {
-                let (record, stored) = tenure.memory.record(*key)?;
-                Some(Parked {
-                    from: key.place,
-                    stored,
-                    record: record.clone(),
-                })
-            });
-            let messages: Vec<Parked> = messages.collect();
-            let token = tenure.memory.token().clone();
-            let (store, session) = (&self.shared.store, tenure.session);
-            match store
-                .park(session, self.shard, token, messages, to.clone())
-                .await
-            {
-                Ok(ParkReply::Parked) => {
-                    for key in keys {
-                        tenure.done_elsewhere(key);
-                    }
-                    return Ok(true);
-                }
-                Ok(ParkReply::Marked(places)) => {
-                    let (marked, rest): (Vec<Key>, Vec<Key>) = keys
-                        .into_iter()
-                        .partition(|key| places.contains(&key.place));
-                    for key in &marked {
-                        tenure.done_elsewhere(*key);
-                    }
-                    if rest.is_empty() || marked.is_empty() {
-                        return Ok(true);
-                    }
-                    keys = rest;
-                }
-                Ok(ParkReply::Full) => return Ok(false),
-                Ok(ParkReply::Fenced) => {
-                    self.shared.metrics.claims_lost.inc();
-                    return Err(Ended::Lost);
-                }
-                Err(error) => return Err(self.failed(&error).await),
-            }
-        }
-    }
-
     fn report(&self, tenure: &mut Tenure) {
         let bytes = tenure.memory.open_bytes();
         if bytes >= tenure.reported_bytes {
@@ -604,35 +407,6 @@ impl Poller {
             .store(tenure.memory.unsettled(), Ordering::Relaxed);
         let oldest = tenure.memory.oldest().map_or(0, |due| due.0);
         self.status.oldest_due_ms.store(oldest, Ordering::Relaxed);
-    }
-}
-
-impl Tenure {
-    fn retry_later(&mut self, key: Key, after: Duration) {
-        self.retries.push((Instant::now() + after, key));
-    }
-
-    fn done_elsewhere(&mut self, key: Key) {
-        self.failing.remove(&key);
-        self.memory.removed(key);
-    }
-
-    fn take_retries(&mut self, now: Instant) {
-        let mut at = 0;
-        while let Some((due, key)) = self.retries.get(at).copied() {
-            if due > now {
-                at += 1;
-                continue;
-            }
-            self.retries.swap_remove(at);
-            if let Some((record, _)) = self.memory.record(key) {
-                self.ready.push(ToSend {
-                    key,
-                    record: record.clone(),
-                    again: record.maybe,
-                });
-            }
-        }
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) mod tests {
             claim_ttl: Duration::from_secs(5),
             heartbeat: Duration::from_millis(1_500),
             read_ahead: Duration::from_millis(50),
-            sweep: Duration::from_secs(60),
+            sweep: Duration::from_mins(1),
             open_bytes_max: 1 << 26,
             unsettled_max: 4_000,
             batch_messages_max: 200,

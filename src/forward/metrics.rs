@@ -1,6 +1,8 @@
 //! This module's metric families. Labels are closed sets: outcomes, and the configured addresses.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use std::fmt::{self, Write as _};
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -9,7 +11,7 @@ use prometheus_client::registry::Registry;
 use crate::forward::Error;
 
 /// What became of a message, as a label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// nsqd answered OK.
     Accepted,
@@ -19,6 +21,17 @@ pub enum Outcome {
     Unknown,
     /// nsqd refused this very message.
     Refused,
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::Accepted => "accepted",
+            Self::NotSent => "not_sent",
+            Self::Unknown => "unknown",
+            Self::Refused => "refused",
+        })
+    }
 }
 
 /// Label of an outcome.

@@ -1,13 +1,15 @@
 //! This module's metric families.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use std::fmt::{self, Write as _};
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 /// Which door a request came through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Door {
     /// nsqd's TCP protocol.
     Tcp,
@@ -17,8 +19,18 @@ pub enum Door {
     V1,
 }
 
+impl EncodeLabelValue for Door {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Http => "http",
+            Self::V1 => "v1",
+        })
+    }
+}
+
 /// Why a message was refused: a closed set, for metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// A topic, size, delay, id or body that is not valid.
     Invalid,
@@ -34,6 +46,20 @@ pub enum Reason {
     Overload,
     /// The process is stopping.
     Draining,
+}
+
+impl EncodeLabelValue for Reason {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::Invalid => "invalid",
+            Self::TooBig => "too_big",
+            Self::Conflict => "conflict",
+            Self::Store => "store",
+            Self::Unknown => "unknown",
+            Self::Overload => "overload",
+            Self::Draining => "draining",
+        })
+    }
 }
 
 /// Label of one door.
@@ -53,7 +79,7 @@ pub struct RefusedLabel {
 }
 
 /// The answer to a cancel, as a label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CancelResult {
     /// Cancelled.
     Cancelled,
@@ -63,6 +89,17 @@ pub enum CancelResult {
     NotFound,
     /// A dead letter.
     Dead,
+}
+
+impl EncodeLabelValue for CancelResult {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::Cancelled => "cancelled",
+            Self::InFlight => "in_flight",
+            Self::NotFound => "not_found",
+            Self::Dead => "dead",
+        })
+    }
 }
 
 /// Label of a cancel.
@@ -85,6 +122,10 @@ pub struct Metrics {
     pub connections: Family<DoorLabel, Gauge>,
     /// Connections closed at once, there being `max_connections` already.
     pub connections_refused: Family<DoorLabel, Counter>,
+    /// Messages neither delivered nor cancelled, all instances' together.
+    pub pending: Gauge,
+    /// Dead letters, all instances' together.
+    pub dead_letters: Gauge,
 }
 
 impl Metrics {
@@ -115,6 +156,16 @@ impl Metrics {
             "connections_refused",
             "Client connections closed at once for being over max_connections",
             metrics.connections_refused.clone(),
+        );
+        registry.register(
+            "messages_pending",
+            "Messages neither delivered nor cancelled, as Redis counts them: the same from every instance",
+            metrics.pending.clone(),
+        );
+        registry.register(
+            "dead_letters",
+            "Messages that nsqd refused for good, as Redis counts them: the same from every instance",
+            metrics.dead_letters.clone(),
         );
         metrics
     }

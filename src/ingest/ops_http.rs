@@ -10,12 +10,17 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Json, Response};
 use axum::routing::get;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::ingest::http::Shared;
 use crate::phase::Phase;
 
 /// How long Redis may take to answer before the instance counts as not ready.
 const PING_MAX: Duration = Duration::from_secs(2);
+/// How long counting what is pending may take; after that the numbers before are shown.
+const COUNT_MAX: Duration = Duration::from_secs(1);
+/// How long a count is good for: it reads a few keys of every shard, and many may scrape.
+const COUNT_FRESH: Duration = Duration::from_secs(2);
 const EXPOSITION_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The routes.
@@ -66,6 +71,33 @@ pub(super) async fn redis_answers(shared: &Shared) -> Result<(), &'static str> {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    count_pending(&shared).await;
     let kind = [(header::CONTENT_TYPE, EXPOSITION_TYPE)];
     (kind, (shared.state.exposition)()).into_response()
+}
+
+/// Asks Redis how much is pending, unless that was asked a moment ago.
+async fn count_pending(shared: &Shared) {
+    {
+        let now = Instant::now();
+        let mut counted = shared
+            .counted
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if counted.is_some_and(|at| now.duration_since(at) < COUNT_FRESH) {
+            return;
+        }
+        *counted = Some(now);
+    }
+    let pending = shared.state.intake.store.pending();
+    match tokio::time::timeout(COUNT_MAX, pending).await {
+        Ok(Ok(pending)) => {
+            let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+            let metrics = &shared.state.metrics;
+            metrics.pending.set(gauge(pending.by_topic.values().sum()));
+            metrics.dead_letters.set(gauge(pending.dead));
+        }
+        Ok(Err(error)) => tracing::debug!(%error, "what is pending could not be counted"),
+        Err(_elapsed) => tracing::debug!("redis took too long to count what is pending"),
+    }
 }

@@ -1,5 +1,5 @@
 //! Every refusal of the JSON API, as RFC 9457 problem details with a stable code, and what each
-//! [`ErrorKind`] of the store becomes at both HTTP doors. Causes are logged here and never sent.
+//! [`ErrorKind`] of the store becomes there. Causes are logged here and never sent.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -301,29 +301,8 @@ impl From<Error> for Problem {
     }
 }
 
-/// What nsqd's HTTP API says of a message that the store did not take. nsqd itself knows only 503
-/// EXITING here, and the words for what cannot happen to it are ours: `STORE_UNAVAILABLE` and
-/// `STORE_REFUSED` (nothing was stored), `OUTCOME_UNKNOWN` (it may have been), `ID_CONFLICT` and
-/// `ID_CANCELLED` (409, only with our parameter `id`).
-pub(super) fn nsqd_refusal(error: &Error) -> (StatusCode, &'static str, Reason) {
-    log(error);
-    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-    match error.kind {
-        ErrorKind::Unavailable => (unavailable, "STORE_UNAVAILABLE", Reason::Store),
-        ErrorKind::Unknown => (unavailable, "OUTCOME_UNKNOWN", Reason::Unknown),
-        ErrorKind::Refused => (unavailable, "STORE_REFUSED", Reason::Store),
-        ErrorKind::Conflict => (StatusCode::CONFLICT, "ID_CONFLICT", Reason::Conflict),
-        ErrorKind::Cancelled => (StatusCode::CONFLICT, "ID_CANCELLED", Reason::Conflict),
-        ErrorKind::BadPageToken | ErrorKind::SessionLost | ErrorKind::Corrupt => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "INTERNAL_ERROR",
-            Reason::Store,
-        ),
-    }
-}
-
 /// What a client did needs no line in the log; what Redis did does.
-fn log(error: &Error) {
+pub(super) fn log(error: &Error) {
     match error.kind {
         ErrorKind::Conflict | ErrorKind::Cancelled | ErrorKind::BadPageToken => {}
         ErrorKind::Unavailable

@@ -1,6 +1,8 @@
 //! The one table of the store's errors as clients see them: nsqd's TCP codes, and HTTP statuses with
 //! nsqd's way of naming. Never shows a source: that is for the log.
 
+use axum::http::StatusCode;
+
 use crate::ingest::metrics::Reason;
 use crate::nsq::error_code::{ErrorCode, Refusal};
 use crate::store::ErrorKind;
@@ -88,21 +90,25 @@ pub fn reason(kind: ErrorKind) -> Reason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HttpError {
     /// The status code.
-    pub status: u16,
+    pub status: StatusCode,
     /// In capitals, as nsqd's are.
     pub message: &'static str,
 }
 
-/// The HTTP answer to what the store answered.
+/// The answer of nsqd's HTTP API to what the store answered. nsqd itself knows only 503 EXITING here, and
+/// the words for what cannot happen to it are ours: `STORE_UNAVAILABLE` and `STORE_REFUSED` (nothing was
+/// stored), `OUTCOME_UNKNOWN` (it may have been), `ID_CONFLICT` and `ID_CANCELLED` (only with our
+/// parameter `id`).
 pub fn http(kind: ErrorKind) -> HttpError {
     let (status, message) = match kind {
-        ErrorKind::Unavailable => (503, "STORE_UNAVAILABLE"),
-        ErrorKind::Unknown => (503, "OUTCOME_UNKNOWN"),
-        ErrorKind::Refused => (503, "STORE_REFUSED"),
-        ErrorKind::Conflict => (409, "ID_CONFLICT"),
-        ErrorKind::Cancelled => (409, "ID_CANCELLED"),
-        ErrorKind::BadPageToken => (400, "INVALID_PAGE_TOKEN"),
-        ErrorKind::SessionLost | ErrorKind::Corrupt => (500, "INTERNAL_ERROR"),
+        ErrorKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "STORE_UNAVAILABLE"),
+        ErrorKind::Unknown => (StatusCode::SERVICE_UNAVAILABLE, "OUTCOME_UNKNOWN"),
+        ErrorKind::Refused => (StatusCode::SERVICE_UNAVAILABLE, "STORE_REFUSED"),
+        ErrorKind::Conflict => (StatusCode::CONFLICT, "ID_CONFLICT"),
+        ErrorKind::Cancelled => (StatusCode::CONFLICT, "ID_CANCELLED"),
+        ErrorKind::BadPageToken | ErrorKind::SessionLost | ErrorKind::Corrupt => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR")
+        }
     };
     HttpError { status, message }
 }

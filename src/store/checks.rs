@@ -78,10 +78,11 @@ pub(super) async fn check(
         why: error.to_string(),
     })?;
     let mut facts = read_info(&info);
-    match config_get(connection, "maxmemory-policy").await {
-        Some(policy) => facts.policy = Some(policy),
-        None => warn!("redis does not let us read CONFIG; judging by INFO"),
+    let policy = config_get(connection, "maxmemory-policy").await;
+    if policy.is_none() {
+        warn!("redis does not let us read CONFIG; judging by INFO");
     }
+    facts.policy = policy.or(facts.policy);
     let save = config_get(connection, "save").await;
     facts.saves = save.map(|save| !save.is_empty()).or(facts.saves);
     let appendfsync = config_get(connection, "appendfsync").await;

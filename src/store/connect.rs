@@ -18,7 +18,7 @@ use crate::store::script::Scripts;
 /// First pause before connecting again; doubles up to [`RECONNECT_MAX`], with jitter.
 const RECONNECT_MIN: Duration = Duration::from_millis(20);
 /// Longest pause: recovery after an outage waits at most so long.
-const RECONNECT_MAX: Duration = Duration::from_millis(1_000);
+const RECONNECT_MAX: Duration = Duration::from_secs(1);
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -32,6 +32,8 @@ pub(super) struct Link {
     failed: Notify,
     /// Rung when any link of the store has failed: the others look whether they still live.
     suspect: Arc<Notify>,
+    /// 1 while there is a connection.
+    up: Option<Gauge>,
 }
 
 /// One connection and its number.
@@ -54,6 +56,7 @@ impl Link {
         client: Client,
         request_timeout: Duration,
         suspect: Arc<Notify>,
+        up: Option<Gauge>,
         tracker: &TaskTracker,
         stop: CancellationToken,
     ) -> Arc<Self> {
@@ -65,6 +68,7 @@ impl Link {
             current,
             failed: Notify::new(),
             suspect,
+            up,
         });
         let keeper = Arc::clone(&link);
         tracker.spawn(async move {
@@ -108,20 +112,16 @@ impl Link {
             is_current
         });
         if gave_up {
+            // Before the keeper is told: only it sets the gauge again.
+            self.count_up(0);
             self.failed.notify_one();
             self.suspect.notify_waiters();
         }
     }
 
-    /// Keeps `up` at 1 while there is a connection, else at 0. Never ends by itself.
-    pub(super) async fn show(&self, up: Gauge) {
-        let mut changes = self.current.subscribe();
-        loop {
-            let connected = changes.borrow_and_update().is_some();
-            up.set(i64::from(connected));
-            if changes.changed().await.is_err() {
-                return;
-            }
+    fn count_up(&self, up: i64) {
+        if let Some(gauge) = &self.up {
+            gauge.set(up);
         }
     }
 
@@ -131,6 +131,8 @@ impl Link {
             number += 1;
             let connection = self.connect().await;
             info!(purpose = self.purpose, number, "connected to redis");
+            // Before anybody can give the connection up.
+            self.count_up(1);
             self.current.send_replace(Some(Connected {
                 number,
                 connection: connection.clone(),
@@ -143,6 +145,7 @@ impl Link {
                         let alive = redis::cmd("PING").query_async::<()>(&mut probe).await;
                         if alive.is_err() {
                             self.current.send_replace(None);
+                            self.count_up(0);
                             break;
                         }
                     }

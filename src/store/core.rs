@@ -4,17 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use deadpool_redis::Pool;
+use redis::RedisError;
 use tokio_util::task::TaskTracker;
 
-use crate::id::{IdKey, Score};
+use crate::id::{IdKey, MessageId, Score};
 use crate::message::UnixMs;
 use crate::shard::{ShardId, Topology};
+use crate::store::claim::Session;
 use crate::store::clock::Clock;
-use crate::store::connect::Link;
+use crate::store::connect::{Connected, Link, is_broken, was_refused};
 use crate::store::keys::Namespace;
 use crate::store::metrics::Metrics;
 use crate::store::packing::{PackLimits, Scores};
 use crate::store::settings::Config;
+use crate::store::{Error, ErrorKind};
 
 /// Half of the 2048 scores of a ms are for packs whose one body is over the pack size, so that a
 /// score tells whether reading its pack may be dear.
@@ -52,6 +55,30 @@ impl Core {
     pub(super) fn scores(&self, shard: ShardId) -> ShardScores<'_> {
         ShardScores {
             next_k: self.next_k.get(usize::from(shard.index)),
+        }
+    }
+
+    /// The turn's failure, as the owner must take it: the session ends unless Redis refused.
+    pub(super) fn turn_failed(&self, link: &Connected, error: RedisError) -> Error {
+        if was_refused(&error) && !is_broken(&error) {
+            return Error::caused(ErrorKind::Refused, error);
+        }
+        self.turns.give_up(link.number);
+        Error::caused(ErrorKind::SessionLost, error)
+    }
+
+    /// The connection of `session`, if that has not ended.
+    pub(super) fn session_link(&self, session: Session) -> Result<Connected, Error> {
+        let current = self.turns.current();
+        let of_session = current.filter(|link| link.number == session.0);
+        of_session.ok_or_else(|| Error::new(ErrorKind::SessionLost))
+    }
+
+    /// Where a message with this id is, or would be.
+    pub(super) fn shard_of(&self, id: &MessageId) -> ShardId {
+        match id {
+            MessageId::Minted(minted) => minted.shard,
+            MessageId::Client(client) => self.topology.shard_of(client),
         }
     }
 }

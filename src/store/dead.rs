@@ -75,19 +75,12 @@ pub(super) fn stored(id: MessageId, value: Vec<u8>) -> Option<Stored> {
 
 async fn read(core: &Core, id: &MessageId) -> Result<Option<Vec<u8>>, Error> {
     let mut link = link(core)?;
-    let keys = core.keys.shard(shard_of(core, id));
+    let keys = core.keys.shard(core.shard_of(id));
     let mut cmd = redis::cmd("HGET");
     cmd.arg(keys.dead()).arg(core.id_key.text(id));
     cmd.query_async(&mut link.connection)
         .await
         .map_err(|error| asked(core, &link, error))
-}
-
-fn shard_of(core: &Core, id: &MessageId) -> crate::shard::ShardId {
-    match id {
-        MessageId::Minted(minted) => minted.shard,
-        MessageId::Client(client) => core.topology.shard_of(client),
-    }
 }
 
 /// Finds one dead letter.
@@ -106,7 +99,7 @@ pub(super) async fn requeue(core: &Core, id: &MessageId) -> Result<Reschedule, E
         let Some((_, record)) = decode(Bytes::from(value.clone())) else {
             return Err(Error::new(ErrorKind::Corrupt));
         };
-        let (shard, text) = (shard_of(core, id), core.id_key.text(id));
+        let (shard, text) = (core.shard_of(id), core.id_key.text(id));
         // The digest goes along, so that a retried create is still recognised.
         let digest = find(core, id).await?.map_or(0, |found| found.digest);
         let to_due = stamp(core, due)?;
@@ -144,7 +137,7 @@ async fn change(
     topic: &str,
 ) -> Result<PlaceReply, Error> {
     let mut link = link(core)?;
-    let keys = core.keys.shard(shard_of(core, id));
+    let keys = core.keys.shard(core.shard_of(id));
     let dedupe_window = core.config.dedupe_window;
     let change = Requeue {
         id: text,

@@ -50,6 +50,11 @@ fn failed(error: redis::RedisError) -> Error {
     Error::caused(kind, error)
 }
 
+/// The horizons and packs of one shard, as one round reads them.
+type Round = ((Option<u64>, Option<u64>), Value);
+/// HSCAN's next cursor, and ids with their dead letters.
+type Scanned = (u64, Vec<(Vec<u8>, Vec<u8>)>);
+
 /// One shard's part of a page.
 #[derive(Debug)]
 struct Reader {
@@ -115,7 +120,17 @@ pub(super) async fn list(
         )
         .await?;
     }
-    let watermark = watermark(&readers);
+    Ok(page(core, query, page_size, found, watermark(&readers)))
+}
+
+/// The first `page_size` of what was found and is in its final order, and where the next page begins.
+fn page(
+    core: &Core,
+    query: &Query,
+    page_size: usize,
+    mut found: Vec<(Seen, Stored)>,
+    watermark: Option<UnixMs>,
+) -> Page {
     found.sort_by_key(|(at, _)| *at);
     found.retain(|(at, _)| watermark.is_none_or(|until| at.due < until));
     let more = found.len() > page_size || watermark.is_some();
@@ -140,10 +155,10 @@ pub(super) async fn list(
     } else {
         None
     };
-    Ok(Page {
+    Page {
         messages: found.into_iter().map(|(_, stored)| stored).collect(),
         next_page_token,
-    })
+    }
 }
 
 /// The earliest moment that some shard has not been read beyond.
@@ -183,8 +198,7 @@ async fn read_round(
             .arg(format!("({}", Score::new(to, 0).0))
             .arg("WITHSCORES");
         pipeline.arg("LIMIT").arg(0).arg(PACKS_PER_ROUND);
-        type Reply = ((Option<u64>, Option<u64>), Value);
-        let ((handed, settled), packs): Reply =
+        let ((handed, settled), packs): Round =
             pipeline.query_async(connection).await.map_err(failed)?;
         let (handed, settled) = (UnixMs(handed.unwrap_or(0)), UnixMs(settled.unwrap_or(0)));
         let packs = script::packs(packs).map_err(failed)?;
@@ -329,8 +343,7 @@ pub(super) async fn dead_letters(
         let keys = core.keys.shard(core.topology.shard(shard));
         let mut cmd = redis::cmd("HSCAN");
         cmd.arg(keys.dead()).arg(cursor).arg("COUNT").arg(page_size);
-        let (next, pairs): (u64, Vec<(Vec<u8>, Vec<u8>)>) =
-            cmd.query_async(&mut connection).await.map_err(failed)?;
+        let (next, pairs): Scanned = cmd.query_async(&mut connection).await.map_err(failed)?;
         messages.extend(pairs.into_iter().filter_map(|(id, value)| {
             let id = core.id_key.parse(&id).ok()?;
             dead::stored(id, value)

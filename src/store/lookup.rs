@@ -72,17 +72,10 @@ pub(super) fn link(core: &Core) -> Result<Connected, Error> {
         .ok_or_else(|| Error::new(ErrorKind::Unavailable))
 }
 
-fn shard_of(core: &Core, id: &MessageId) -> ShardId {
-    match id {
-        MessageId::Minted(minted) => minted.shard,
-        MessageId::Client(client) => core.topology.shard_of(client),
-    }
-}
-
 /// Looks for a message. `None`: the index does not know the client's id.
 pub(super) async fn find(core: &Core, id: &MessageId) -> Result<Option<Found>, Error> {
     let mut link = link(core)?;
-    let shard = shard_of(core, id);
+    let shard = core.shard_of(id);
     if shard.generation != core.topology.generation || shard.index >= core.topology.shards {
         return Ok(None);
     }
@@ -93,24 +86,18 @@ pub(super) async fn find(core: &Core, id: &MessageId) -> Result<Option<Found>, E
     };
     let mut expected = Vec::new();
     for _ in 0..LOOKS_MAX {
-        let look = look(
-            core,
-            &mut link.connection,
-            shard,
-            &text,
-            at.map(|(place, ..)| place),
-        )
-        .await;
-        let (entry_read, horizons, packs, marked) =
-            look.map_err(|error| asked(core, &link, error))?;
+        let place = at.map(|(place, ..)| place);
+        let look = look(core, &mut link.connection, shard, &text, place).await;
+        let look = look.map_err(|error| asked(core, &link, error))?;
+        let entry_read = look.entry;
         if entry_read == expected {
             let Some((place, due, maybe, digest)) = at else {
                 return Ok(None);
             };
             let dead = entry_read.first() == Some(&b'D');
-            let cancelled = marked || entry_read.first() == Some(&b'C');
-            let standing = stand(due, horizons, maybe, cancelled, dead);
-            let (records, record) = record_at(place, packs)?;
+            let cancelled = look.marked || entry_read.first() == Some(&b'C');
+            let standing = stand(due, look.horizons, maybe, cancelled, dead);
+            let (records, record) = record_at(place, look.packs)?;
             return Ok(Some(Found {
                 shard,
                 id: text,
@@ -128,24 +115,20 @@ pub(super) async fn find(core: &Core, id: &MessageId) -> Result<Option<Found>, E
         expected = entry_read;
         if entry.kind != Kind::Stored {
             // Its place says nothing any more; one more look would only read what is gone.
-            let dead = entry.kind == Kind::Dead;
-            let standing = if dead {
-                Standing::Dead
-            } else {
-                Standing::Cancelled
+            let standing = match entry.kind {
+                Kind::Dead => Standing::Dead,
+                Kind::Stored | Kind::Cancelled => Standing::Cancelled,
             };
-            let (place, due, digest) = (entry.place, entry.due, entry.digest);
-            let (records, record, entry_read) = (0, None, expected);
             return Ok(Some(Found {
                 shard,
                 id: text,
-                entry_read,
-                digest,
-                place,
-                due,
+                entry_read: expected,
+                digest: entry.digest,
+                place: entry.place,
+                due: entry.due,
                 standing,
-                records,
-                record,
+                records: 0,
+                record: None,
             }));
         }
     }
@@ -176,7 +159,20 @@ fn stand(
     }
 }
 
-type Look = (Vec<u8>, (UnixMs, UnixMs), Vec<(Vec<u8>, Place)>, bool);
+/// What one look saw.
+struct Look {
+    /// Empty: there is none.
+    entry: Vec<u8>,
+    /// H and S.
+    horizons: (UnixMs, UnixMs),
+    /// What lies at the place's score.
+    packs: Vec<Vec<u8>>,
+    /// The place is marked.
+    marked: bool,
+}
+
+type Horizons = (Option<u64>, Option<u64>);
+type LookReply = (Option<Vec<u8>>, Horizons, Vec<Vec<u8>>, Option<f64>);
 
 /// One consistent look: the entry, the horizons, and what lies at `place`.
 async fn look(
@@ -186,7 +182,6 @@ async fn look(
     id: &str,
     place: Option<Place>,
 ) -> Result<Look, RedisError> {
-    type Horizons = (Option<u64>, Option<u64>);
     let keys = core.keys.shard(shard);
     let mut pipeline = redis::Pipeline::with_capacity(4);
     pipeline.atomic();
@@ -201,12 +196,12 @@ async fn look(
     let Some(place) = place else {
         let (entry, horizons): (Option<Vec<u8>>, Horizons) =
             pipeline.query_async(connection).await?;
-        return Ok((
-            entry.unwrap_or_default(),
-            unpack(horizons),
-            Vec::new(),
-            false,
-        ));
+        return Ok(Look {
+            entry: entry.unwrap_or_default(),
+            horizons: unpack(horizons),
+            packs: Vec::new(),
+            marked: false,
+        });
     };
     let score = place.score.0;
     pipeline
@@ -218,19 +213,17 @@ async fn look(
         .cmd("ZSCORE")
         .arg(keys.cancelled())
         .arg(&mark_of(place)[..]);
-    let (entry, horizons, packs, mark): (Option<Vec<u8>>, Horizons, Vec<Vec<u8>>, Option<f64>) =
-        pipeline.query_async(connection).await?;
-    let packs = packs.into_iter().map(|pack| (pack, place)).collect();
-    Ok((
-        entry.unwrap_or_default(),
-        unpack(horizons),
+    let (entry, horizons, packs, mark): LookReply = pipeline.query_async(connection).await?;
+    Ok(Look {
+        entry: entry.unwrap_or_default(),
+        horizons: unpack(horizons),
         packs,
-        mark.is_some(),
-    ))
+        marked: mark.is_some(),
+    })
 }
 
-fn record_at(place: Place, packs: Vec<(Vec<u8>, Place)>) -> Result<(usize, Option<Record>), Error> {
-    for (value, _) in packs {
+fn record_at(place: Place, packs: Vec<Vec<u8>>) -> Result<(usize, Option<Record>), Error> {
+    for value in packs {
         let pack = Pack::decode(place.score, Bytes::from(value))
             .map_err(|bad| Error::caused(ErrorKind::Corrupt, bad))?;
         if pack.nonce == place.nonce {
@@ -263,12 +256,15 @@ pub(super) fn stored(id: MessageId, found: Found) -> Option<Stored> {
     })
 }
 
+/// Cancels of one script: their shard, whether packs may be large, and each with its place in the answer.
+type Chunk = (ShardId, bool, Vec<(usize, Named)>);
+
 /// Cancels each of `ids`, one script per shard and chunk, all under way together.
 pub(super) async fn cancel(core: &Core, ids: &[MessageId]) -> Result<Vec<Cancel>, Error> {
     let link = link(core)?;
-    let mut chunks: Vec<(ShardId, bool, Vec<(usize, Named)>)> = Vec::new();
+    let mut chunks: Vec<Chunk> = Vec::new();
     for (index, id) in ids.iter().enumerate() {
-        let (shard, id_text) = (shard_of(core, id), core.id_key.text(id));
+        let (shard, id_text) = (core.shard_of(id), core.id_key.text(id));
         let place = match id {
             MessageId::Minted(minted) => Some((minted.place, minted.due)),
             MessageId::Client(_) => None,
@@ -277,8 +273,7 @@ pub(super) async fn cancel(core: &Core, ids: &[MessageId]) -> Result<Vec<Cancel>
         let big = place.is_none_or(|(place, _)| Core::is_big(place.score));
         let max = if big { BIG_CANCELS_MAX } else { CANCELS_MAX };
         let named = (index, Named { id: id_text, place });
-        let room =
-            |(s, b, c): &&mut (ShardId, bool, Vec<_>)| *s == shard && *b == big && c.len() < max;
+        let room = |(s, b, c): &&mut Chunk| *s == shard && *b == big && c.len() < max;
         match chunks.iter_mut().rev().find(|chunk| room(chunk)) {
             Some((_, _, chunk)) => chunk.push(named),
             None => chunks.push((shard, big, vec![named])),

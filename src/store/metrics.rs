@@ -7,7 +7,7 @@ use prometheus_client::registry::Registry;
 
 /// What the store counts. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub(super) struct Metrics {
     packs: Counter,
     records: Counter,
     records_per_pack: Histogram,
@@ -17,7 +17,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Makes the families known to `registry`.
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(super) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             packs: Counter::default(),
             records: Counter::default(),
@@ -39,7 +39,11 @@ impl Metrics {
             "Messages per pack, averaged over each insert",
             metrics.records_per_pack.clone(),
         );
-        registry.register("redis_up", "1 while Redis is connected", metrics.up.clone());
+        registry.register(
+            "redis_up",
+            "1 while the connection to Redis that inserts go through is up",
+            metrics.up.clone(),
+        );
         metrics
     }
 

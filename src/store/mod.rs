@@ -3,6 +3,7 @@
 
 mod checks;
 mod claim;
+mod claims;
 mod clock;
 mod connect;
 mod core;
@@ -14,16 +15,18 @@ mod lookup;
 mod metrics;
 mod pack;
 mod packing;
+mod parking;
 mod redis;
 mod script;
 mod settings;
+mod start;
 mod wake;
 mod writer;
 
 pub use checks::StartError;
 pub use claim::{
-    ClaimStore, ClaimToken, Finished, Held, NowBounds, PARK_MAX, ParkReply, ParkTo, Parked, Read,
-    ReadMarks, ReadPack, Session, Turn, TurnReply, Wake,
+    ClaimStore, ClaimToken, Finished, Held, Members, NowBounds, PARK_MAX, ParkReply, ParkTo,
+    Parked, Read, ReadMarks, ReadPack, Session, Turn, TurnReply, Wake,
 };
 pub use pack::{BadPack, Pack, Record};
 pub use redis::RedisStore;

@@ -21,7 +21,7 @@ use crate::id::{PACK_RECORDS_MAX, PACK_WINDOW_MS_MAX, Score};
 use crate::message::{TopicName, UnixMs};
 
 /// The format that is written.
-pub const VERSION: u8 = 1;
+const VERSION: u8 = 1;
 
 const FLAG_MAYBE: u8 = 1;
 const FLAG_ID: u8 = 2;
@@ -211,7 +211,7 @@ fn read_record(value: &mut Bytes, score: Score, position: u16, topic: TopicName)
 }
 
 fn put_short(out: &mut Vec<u8>, bytes: &[u8]) {
-    debug_assert!(bytes.len() <= usize::from(u8::MAX));
+    debug_assert!(u8::try_from(bytes.len()).is_ok());
     out.put_u8(u8::try_from(bytes.len()).unwrap_or(u8::MAX));
     out.put_slice(bytes);
 }

@@ -103,6 +103,14 @@ fn topics_of(group: &[(usize, &Stamped)]) -> usize {
     topics.len()
 }
 
+fn count_topic(topics: &mut Vec<(TopicName, u64)>, topic: &TopicName) {
+    match topics.iter_mut().rfind(|(name, _)| name == topic) {
+        Some((_, messages)) => *messages += 1,
+        None => topics.push((topic.clone(), 1)),
+    }
+}
+
+/// Makes a pack of `group`, and empties it.
 fn close(
     shard: ShardId,
     group: &mut Vec<(usize, &Stamped)>,
@@ -136,13 +144,7 @@ fn close(
                 count,
             });
         }
-        match topics
-            .iter_mut()
-            .rfind(|(topic, _)| *topic == message.topic)
-        {
-            Some((_, messages)) => *messages += 1,
-            None => topics.push((message.topic.clone(), 1)),
-        }
+        count_topic(&mut topics, &message.topic);
         let id = message.id.as_ref().map(|id| {
             let digest = digest_of(message);
             let entry = Entry {

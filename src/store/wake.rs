@@ -17,7 +17,7 @@ use crate::store::claim::Wake;
 use crate::store::keys::Namespace;
 
 /// Longest pause before subscribing again, with jitter.
-const RESUBSCRIBE_MAX: Duration = Duration::from_millis(1_000);
+const RESUBSCRIBE_MAX: Duration = Duration::from_secs(1);
 /// How often an idle subscription is asked whether it lives: half-open connections bring no wakes.
 const PING_EVERY: Duration = Duration::from_secs(20);
 

@@ -61,14 +61,6 @@ impl Writer {
             queued_bytes: Arc::clone(&queued_bytes),
             next_shard: fastrand::u16(..),
         };
-        let (link, up) = (Arc::clone(&core.hot), core.metrics.up.clone());
-        let shown_until = stop.clone();
-        core.tracker.spawn(async move {
-            tokio::select! {
-                () = shown_until.cancelled() => {}
-                () = link.show(up) => {}
-            }
-        });
         core.tracker.spawn(gatherer.run(stop));
         Self {
             queue,

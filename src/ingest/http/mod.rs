@@ -9,7 +9,7 @@ mod timed;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -24,6 +24,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
@@ -106,6 +107,8 @@ impl fmt::Debug for HttpState {
 pub(super) struct Shared {
     /// As given to [`serve`].
     pub(super) state: HttpState,
+    /// When what is pending was last counted for `/metrics`.
+    pub(super) counted: Mutex<Option<Instant>>,
     /// Memory for bodies, see [`BodyReader`].
     bodies: Semaphore,
 }
@@ -114,6 +117,7 @@ impl Shared {
     fn new(state: HttpState) -> Arc<Self> {
         Arc::new(Self {
             state,
+            counted: Mutex::new(None),
             bodies: Semaphore::new(body::BUDGET_UNITS_MAX),
         })
     }

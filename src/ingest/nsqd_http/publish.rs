@@ -11,7 +11,8 @@ use bytes::Bytes;
 use crate::ingest::Config;
 use crate::ingest::http::{BodyFault, BodyReader, Query, Shared, Target, go_int};
 use crate::ingest::metrics::{Door, DoorLabel, Reason, RefusedLabel};
-use crate::ingest::problem::nsqd_refusal;
+use crate::ingest::problem::log;
+use crate::ingest::reply;
 use crate::message::{ClientId, Delay, Due, Message, TopicName};
 use crate::phase::Phase;
 use crate::store::Receipt;
@@ -304,11 +305,12 @@ async fn accept(shared: &Shared, messages: Vec<Message>) -> Result<Vec<Receipt>,
     }
     let accepted = shared.state.intake.accept(messages).await;
     let receipts = accepted.map_err(|error| {
-        let (status, message, reason) = nsqd_refusal(&error);
+        log(&error);
+        let answer = reply::http(error.kind);
         Refusal {
-            status,
-            message,
-            reason,
+            status: answer.status,
+            message: answer.message,
+            reason: reply::reason(error.kind),
             close: false,
         }
     })?;

@@ -1,0 +1,164 @@
+//! Facts become decisions, and decisions take effect: what nsqd took is done, what failed is sent again,
+//! parked or buried.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::dispatch::poller::Poller;
+use crate::dispatch::retry::{self, Attempts, Outcome};
+use crate::dispatch::tenure::{Ended, Failing, Tenure};
+use crate::dispatch::turn::Key;
+use crate::forward;
+use crate::store::{PARK_MAX, ParkReply, ParkTo, Parked};
+
+impl Poller {
+    /// Takes in what became of one send. `Some`: the tenure is over.
+    pub(super) async fn take_facts(
+        &self,
+        tenure: &mut Tenure,
+        keys: Vec<Key>,
+        facts: Vec<Result<(), forward::Error>>,
+    ) -> Option<Ended> {
+        debug_assert_eq!(keys.len(), facts.len());
+        let now_us = self.shared.store.now_bounds().at_least_us;
+        let accepted = facts.iter().filter(|fact| fact.is_ok()).count() as u64;
+        self.shared.accepted.fetch_add(accepted, Ordering::Relaxed);
+        self.shared.metrics.delivered.inc_by(accepted);
+        let mut parked: Vec<(Key, bool, Duration)> = Vec::new();
+        let mut rejected: Vec<(Key, String)> = Vec::new();
+        for (key, fact) in keys.into_iter().zip(facts) {
+            if fact.is_ok() {
+                let late_us = now_us.saturating_sub(key.due.0 * 1_000);
+                self.shared
+                    .metrics
+                    .lateness
+                    .observe(Duration::from_micros(late_us).as_secs_f64());
+                tenure.failing.remove(&key);
+                tenure.memory.delivered(key);
+                continue;
+            }
+            let attempts = self.attempts(tenure, key);
+            match retry::decide(&self.shared.config, fact, attempts, fastrand::f64()) {
+                Outcome::Accepted => {}
+                Outcome::Released { after, maybe } => {
+                    if maybe {
+                        tenure.memory.maybe_sent(key);
+                    }
+                    tenure.retries.push((Instant::now() + after, key));
+                }
+                Outcome::Parked { after, maybe } => parked.push((key, maybe, after)),
+                Outcome::Rejected(reason) => rejected.push((key, reason)),
+            }
+        }
+        self.put_away(tenure, parked, rejected).await
+    }
+
+    fn attempts(&self, tenure: &mut Tenure, key: Key) -> Attempts {
+        let accepted_then = self.shared.accepted.load(Ordering::Relaxed);
+        let new = Failing {
+            since: Instant::now(),
+            failed: 0,
+            accepted_then,
+        };
+        let failing = tenure.failing.entry(key).or_insert(new);
+        let attempts = Attempts {
+            failed: failing.failed,
+            failing_for: failing.since.elapsed(),
+            others_go_through: accepted_then > failing.accepted_then,
+        };
+        failing.failed = failing.failed.saturating_add(1);
+        attempts
+    }
+
+    /// Parks and dead-letters. `Some`: the tenure is over.
+    async fn put_away(
+        &self,
+        tenure: &mut Tenure,
+        parked: Vec<(Key, bool, Duration)>,
+        rejected: Vec<(Key, String)>,
+    ) -> Option<Ended> {
+        for (key, reason) in rejected {
+            info!(shard = %self.shard, %reason, "nsqd refused a message for good");
+            match self.park(tenure, &[key], ParkTo::DeadLetters(reason)).await {
+                Ok(true) => {
+                    self.shared.metrics.dead.inc();
+                }
+                // No room among the dead letters: nothing is dropped, it is tried again later.
+                Ok(false) => tenure.retry_later(key, self.shared.config.retry_max),
+                Err(ended) => return Some(ended),
+            }
+        }
+        for chunk in parked.chunks(PARK_MAX) {
+            let keys: Vec<Key> = chunk.iter().map(|(key, ..)| *key).collect();
+            for (key, maybe, _) in chunk {
+                if *maybe {
+                    tenure.memory.maybe_sent(*key);
+                }
+            }
+            let after = chunk
+                .iter()
+                .map(|(_, _, after)| *after)
+                .max()
+                .unwrap_or_default();
+            let now = self.shared.store.now_bounds().at_most;
+            let until = now.plus_ms(u64::try_from(after.as_millis()).unwrap_or(0));
+            match self.park(tenure, &keys, ParkTo::Later(until)).await {
+                Ok(_) => {
+                    self.shared.metrics.parked.inc_by(keys.len() as u64);
+                }
+                Err(ended) => return Some(ended),
+            }
+        }
+        None
+    }
+
+    /// Puts messages elsewhere. `false`: there is no room for them.
+    async fn park(&self, tenure: &mut Tenure, keys: &[Key], to: ParkTo) -> Result<bool, Ended> {
+        let mut keys = keys.to_vec();
+        loop {
+            let messages = keys.iter().filter_map(|key| {
+                let (record, stored) = tenure.memory.record(*key)?;
+                Some(Parked {
+                    from: key.place,
+                    stored,
+                    record: record.clone(),
+                })
+            });
+            let messages: Vec<Parked> = messages.collect();
+            let token = tenure.memory.token().clone();
+            let (store, session) = (&self.shared.store, tenure.session);
+            match store
+                .park(session, self.shard, token, messages, to.clone())
+                .await
+            {
+                Ok(ParkReply::Parked) => {
+                    for key in keys {
+                        tenure.done_elsewhere(key);
+                    }
+                    return Ok(true);
+                }
+                Ok(ParkReply::Marked(places)) => {
+                    let (marked, rest): (Vec<Key>, Vec<Key>) = keys
+                        .into_iter()
+                        .partition(|key| places.contains(&key.place));
+                    for key in &marked {
+                        tenure.done_elsewhere(*key);
+                    }
+                    if rest.is_empty() || marked.is_empty() {
+                        return Ok(true);
+                    }
+                    keys = rest;
+                }
+                Ok(ParkReply::Full) => return Ok(false),
+                Ok(ParkReply::Fenced) => {
+                    self.shared.metrics.claims_lost.inc();
+                    return Err(Ended::Lost);
+                }
+                Err(error) => return Err(self.failed(&error).await),
+            }
+        }
+    }
+}

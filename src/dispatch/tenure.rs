@@ -1,0 +1,100 @@
+//! One claim's worth of work: what is remembered, under way and waiting between claim and release.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+
+use crate::dispatch::turn::{Key, Memory, ToSend};
+use crate::forward;
+use crate::message::UnixMs;
+use crate::store::Session;
+
+/// Attempts of a message that failed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failing {
+    pub(super) since: Instant,
+    pub(super) failed: u32,
+    pub(super) accepted_then: u64,
+}
+
+/// What a send tells: its messages, and the fact of each.
+pub(super) type Sent = (Vec<Key>, Vec<Result<(), forward::Error>>);
+
+/// One claim's worth of work.
+pub(super) struct Tenure {
+    pub(super) session: Session,
+    pub(super) memory: Memory,
+    pub(super) ready: Vec<ToSend>,
+    pub(super) in_flight: usize,
+    pub(super) sends: FuturesUnordered<BoxFuture<'static, Sent>>,
+    pub(super) failing: HashMap<Key, Failing>,
+    /// Messages that wait to be sent again.
+    pub(super) retries: Vec<(Instant, Key)>,
+    pub(super) claimed_at: Duration,
+    pub(super) renew_at: Instant,
+    /// Something earlier than what is known may be there, due at this moment.
+    pub(super) hint: Option<UnixMs>,
+    pub(super) reported_bytes: usize,
+}
+
+/// How a tenure ended.
+pub(super) enum Ended {
+    /// Released; the backlog begins at this moment.
+    Idle(Option<UnixMs>),
+    /// Another owner has the claim for so long.
+    Busy(Duration),
+    /// The session or the claim is gone: begin anew.
+    Lost,
+}
+
+impl Tenure {
+    /// Nothing is under way yet.
+    pub(super) fn new(session: Session, memory: Memory) -> Self {
+        Self {
+            session,
+            memory,
+            ready: Vec::new(),
+            in_flight: 0,
+            sends: FuturesUnordered::new(),
+            failing: HashMap::new(),
+            retries: Vec::new(),
+            claimed_at: Duration::ZERO,
+            renew_at: Instant::now(),
+            hint: None,
+            reported_bytes: 0,
+        }
+    }
+
+    /// It is sent again, not before so long.
+    pub(super) fn retry_later(&mut self, key: Key, after: Duration) {
+        self.retries.push((Instant::now() + after, key));
+    }
+
+    /// It lies elsewhere now, or was found cancelled.
+    pub(super) fn done_elsewhere(&mut self, key: Key) {
+        self.failing.remove(&key);
+        self.memory.removed(key);
+    }
+
+    /// Makes ready what has waited long enough.
+    pub(super) fn take_retries(&mut self, now: Instant) {
+        let mut at = 0;
+        while let Some((due, key)) = self.retries.get(at).copied() {
+            if due > now {
+                at += 1;
+                continue;
+            }
+            self.retries.swap_remove(at);
+            if let Some((record, _)) = self.memory.record(key) {
+                self.ready.push(ToSend {
+                    key,
+                    record: record.clone(),
+                    again: record.maybe,
+                });
+            }
+        }
+    }
+}

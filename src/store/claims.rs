@@ -1,0 +1,116 @@
+//! What the store answers to owners of shards: turns, parks, heartbeats, wakes. All of them but the
+//! trim go through the connection that is the session (R5).
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+
+use crate::shard::{InstanceId, ShardId, Topology};
+use crate::store::claim::{
+    ClaimStore, ClaimToken, Members, NowBounds, ParkReply, ParkTo, Parked, Session, Turn,
+    TurnReply, Wake,
+};
+use crate::store::lookup;
+use crate::store::parking;
+use crate::store::redis::RedisStore;
+use crate::store::script;
+use crate::store::{Error, ErrorKind};
+
+impl ClaimStore for RedisStore {
+    fn session(&self) -> Option<Session> {
+        self.core.turns.current().map(|link| Session(link.number))
+    }
+
+    fn new_session(&self, known: Option<Session>) -> BoxFuture<'_, Session> {
+        Box::pin(async move {
+            Session(
+                self.core
+                    .turns
+                    .wait(known.map(|session| session.0))
+                    .await
+                    .number,
+            )
+        })
+    }
+
+    fn topology(&self) -> Topology {
+        self.core.topology
+    }
+
+    fn turn(
+        &self,
+        session: Session,
+        shard: ShardId,
+        turn: Turn,
+    ) -> BoxFuture<'_, Result<TurnReply, Error>> {
+        Box::pin(async move {
+            let mut link = self.core.session_link(session)?;
+            let keys = self.core.keys.shard(shard);
+            let sent = self.core.clock.monotonic();
+            let ttl = self.core.config.claim_ttl;
+            let result = script::turn(&mut link.connection, &keys, ttl, &turn).await;
+            let (now_us, reply) = result.map_err(|error| self.core.turn_failed(&link, error))?;
+            self.core.clock.learn(now_us, sent);
+            Ok(reply)
+        })
+    }
+
+    fn park(
+        &self,
+        session: Session,
+        shard: ShardId,
+        token: ClaimToken,
+        messages: Vec<Parked>,
+        to: ParkTo,
+    ) -> BoxFuture<'_, Result<ParkReply, Error>> {
+        Box::pin(
+            async move { parking::park(&self.core, session, shard, &token, &messages, to).await },
+        )
+    }
+
+    fn trim(&self, shard: ShardId) -> BoxFuture<'_, Result<bool, Error>> {
+        Box::pin(async move {
+            let mut link = lookup::link(&self.core)?;
+            let keys = self.core.keys.shard(shard);
+            let window = self.core.config.dedupe_window;
+            let more = script::trim(&mut link.connection, &keys, window).await;
+            more.map_err(|error| lookup::asked(&self.core, &link, error))
+        })
+    }
+
+    fn beat(&self, me: InstanceId, leave: bool) -> BoxFuture<'_, Result<Members, Error>> {
+        Box::pin(async move {
+            let mut link = self
+                .core
+                .turns
+                .current()
+                .ok_or_else(|| Error::new(ErrorKind::Unavailable))?;
+            let (key, ttl) = (self.core.keys.members(), self.core.config.instance_ttl);
+            let sent = self.core.clock.monotonic();
+            let result = script::members(&mut link.connection, &key, &me.0, ttl, leave).await;
+            let (now_us, members) = result.map_err(|error| self.core.turn_failed(&link, error))?;
+            self.core.clock.learn(now_us, sent);
+            Ok(members)
+        })
+    }
+
+    fn wakes(&self) -> BoxStream<'static, Wake> {
+        let receiver = self.wakes.receiver();
+        futures_util::stream::unfold(receiver, |mut receiver| async move {
+            receiver.recv().await.map(|wake| (wake, receiver))
+        })
+        .boxed()
+    }
+
+    fn listen(&self, shards: Vec<ShardId>) {
+        self.wakes.listen(shards);
+    }
+
+    fn now_bounds(&self) -> NowBounds {
+        let clock = &self.core.clock;
+        NowBounds {
+            at_least_us: clock.lower_us(),
+            at_most: clock.upper(),
+        }
+    }
+}

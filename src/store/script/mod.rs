@@ -1,0 +1,122 @@
+//! One typed function per Lua script: the order of KEYS and ARGV and the shape of replies live only
+//! here and in the scripts' own headers.
+
+mod cancel;
+mod insert;
+mod place;
+mod turn;
+mod upkeep;
+
+pub(super) use cancel::{CancelReply, Named, cancel};
+pub(super) use insert::{InsertReply, NewPack, Verdict, insert};
+pub(super) use place::{Move, ParkPlace, ParkedMessage, PlaceReply, Requeue, park, requeue, shift};
+pub(super) use turn::{marks, packs, turn};
+pub(super) use upkeep::{members, trim};
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, ErrorKind, RedisError, Script, ServerErrorKind, Value};
+
+static INSERT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/insert.lua")));
+static TURN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/turn.lua")));
+static CANCEL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/cancel.lua")));
+static MOVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/move.lua")));
+static PARK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/park.lua")));
+static REQUEUE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("../lua/requeue.lua")));
+static TRIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/trim.lua")));
+static MEMBERS: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("../lua/members.lua")));
+
+/// All scripts, to be loaded into a new connection's server.
+#[derive(Debug)]
+pub(super) struct Scripts;
+
+impl Scripts {
+    /// Loads every script: a pipeline cannot recover from NOSCRIPT by itself.
+    pub(super) async fn load(connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        for script in [
+            &INSERT, &TURN, &CANCEL, &MOVE, &PARK, &REQUEUE, &TRIM, &MEMBERS,
+        ] {
+            script.load_async(connection).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A script's reply was not of the shape that its header promises.
+fn misshapen(what: &'static str) -> RedisError {
+    RedisError::from((
+        ErrorKind::UnexpectedReturnType,
+        "unexpected reply of a script",
+        what.into(),
+    ))
+}
+
+fn evalsha(script: &Script, keys: &[String]) -> Cmd {
+    let mut cmd = redis::cmd("EVALSHA");
+    cmd.arg(script.get_hash()).arg(keys.len()).arg(keys);
+    cmd
+}
+
+fn lacks_scripts(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+/// Runs one script. NOSCRIPT says that nothing was executed: load (a flush or a new server) and
+/// repeat once.
+async fn run(connection: &mut MultiplexedConnection, cmd: &Cmd) -> Result<Value, RedisError> {
+    match cmd.query_async(connection).await {
+        Err(error) if lacks_scripts(&error) => {
+            Scripts::load(connection).await?;
+            cmd.query_async(connection).await
+        }
+        other => other,
+    }
+}
+
+/// The parts of an array reply, taken in order.
+struct Parts {
+    what: &'static str,
+    rest: std::vec::IntoIter<Value>,
+}
+
+impl Parts {
+    fn of(what: &'static str, value: Value) -> Result<Self, RedisError> {
+        match value {
+            Value::Array(parts) => Ok(Self {
+                what,
+                rest: parts.into_iter(),
+            }),
+            _ => Err(misshapen(what)),
+        }
+    }
+
+    fn bytes(&mut self) -> Result<Vec<u8>, RedisError> {
+        match self.rest.next() {
+            Some(Value::BulkString(bytes)) => Ok(bytes),
+            Some(Value::SimpleString(text)) => Ok(text.into_bytes()),
+            _ => Err(misshapen(self.what)),
+        }
+    }
+
+    fn word(&mut self) -> Result<String, RedisError> {
+        String::from_utf8(self.bytes()?).map_err(|_not_utf8| misshapen(self.what))
+    }
+
+    fn number(&mut self) -> Result<u64, RedisError> {
+        self.word()?
+            .parse()
+            .map_err(|_not_a_number| misshapen(self.what))
+    }
+
+    fn value(&mut self) -> Result<Value, RedisError> {
+        self.rest.next().ok_or_else(|| misshapen(self.what))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

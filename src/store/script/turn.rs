@@ -1,0 +1,164 @@
+//! The owner's turn: `lua/turn.lua` and the reads in the same MULTI, and how packs and marks are read.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, RedisError, Value};
+
+use crate::id::{Place, Score};
+use crate::message::UnixMs;
+use crate::store::claim::{Held, ReadPack, Turn, TurnReply};
+use crate::store::entry::place_of;
+use crate::store::keys::ShardKeys;
+use crate::store::pack::Pack;
+use crate::store::script::{Parts, Scripts, TURN, evalsha, lacks_scripts, millis, misshapen};
+
+/// `lua/turn.lua` and the reads after it, in one MULTI.
+pub(in crate::store) async fn turn(
+    connection: &mut MultiplexedConnection,
+    keys: &ShardKeys,
+    claim_ttl: Duration,
+    turn: &Turn,
+) -> Result<(u64, TurnReply), RedisError> {
+    let names = [
+        keys.due(),
+        keys.claim(),
+        keys.horizon(),
+        keys.cancelled(),
+        keys.pending(),
+    ];
+    let mut cmd = evalsha(&TURN, &names);
+    cmd.arg(&turn.token.0)
+        .arg(millis(claim_ttl))
+        .arg(turn.settle_to.0)
+        .arg(turn.hand_out_to.0);
+    cmd.arg(turn.open_to.0)
+        .arg(turn.idle_until.map_or(0, |until| until.0));
+    for finished in &turn.finished {
+        cmd.arg(finished.score.0).arg(finished.delivered.len());
+        for (topic, messages) in &finished.delivered {
+            cmd.arg(topic.as_str()).arg(*messages);
+        }
+    }
+    let mut pipeline = Pipeline::with_capacity(3);
+    if turn.read.is_some() || turn.marks.is_some() {
+        // R6: nothing may come between the script and its reads.
+        pipeline.atomic();
+    }
+    pipeline.add_command(cmd);
+    if let Some(read) = turn.read {
+        pipeline
+            .cmd("ZRANGEBYSCORE")
+            .arg(keys.due())
+            .arg(format!("({}", read.after.0));
+        pipeline.arg(Score::new(read.to, Score::PER_MS - 1).0);
+        pipeline
+            .arg("WITHSCORES")
+            .arg("LIMIT")
+            .arg(0)
+            .arg(read.limit);
+    }
+    if let Some(marks) = turn.marks {
+        pipeline.cmd("ZRANGEBYSCORE").arg(keys.cancelled());
+        pipeline.arg(format!("({}", marks.after.0)).arg(marks.to.0);
+    }
+    let value = match pipeline.query_async(connection).await {
+        Err(error) if lacks_scripts(&error) => {
+            Scripts::load(connection).await?;
+            pipeline.query_async::<Value>(connection).await?
+        }
+        other => other?,
+    };
+    let mut results = Parts::of("turn", value)?;
+    let mut parts = Parts::of("turn", results.value()?)?;
+    let word = parts.word()?;
+    let now_us = parts.number()?;
+    match word.as_str() {
+        "busy" => Ok((
+            now_us,
+            TurnReply::Busy(Duration::from_millis(parts.number()?)),
+        )),
+        "ok" => {
+            let mut held = held(now_us, &mut parts)?;
+            if turn.read.is_some() {
+                held.packs = packs(results.value()?)?;
+            }
+            if turn.marks.is_some() {
+                held.marks = marks(results.value()?)?;
+            }
+            Ok((now_us, TurnReply::Held(held)))
+        }
+        _ => Err(misshapen("turn")),
+    }
+}
+
+fn held(now_us: u64, parts: &mut Parts) -> Result<Held, RedisError> {
+    let handed = UnixMs(parts.number()?);
+    let settled = UnixMs(parts.number()?);
+    let _opened = parts.number()?;
+    let below = parts.number()?;
+    let fresh = parts.word()? == "1";
+    let head = parts.word()?;
+    let head = if head.is_empty() {
+        None
+    } else {
+        Some(UnixMs(
+            head.parse()
+                .map_err(|_not_a_number| misshapen("turn head"))?,
+        ))
+    };
+    let handed_before = UnixMs(parts.number()?);
+    let now = UnixMs(now_us / 1_000);
+    Ok(Held {
+        now,
+        handed_before,
+        handed,
+        settled,
+        below,
+        fresh,
+        head,
+        packs: Vec::new(),
+        marks: Vec::new(),
+    })
+}
+
+/// Packs with their scores, as ZRANGEBYSCORE WITHSCORES answers.
+pub(in crate::store) fn packs(value: Value) -> Result<Vec<ReadPack>, RedisError> {
+    let mut parts = Parts::of("packs", value)?;
+    let mut packs = Vec::with_capacity(parts.rest.len() / 2);
+    while parts.rest.len() > 0 {
+        let value = Bytes::from(parts.bytes()?);
+        let score = Score(score_of(&parts.word()?)?);
+        packs.push(match Pack::decode(score, value) {
+            Ok(pack) => ReadPack::Pack(pack),
+            Err(error) => ReadPack::Unreadable(score, error),
+        });
+    }
+    Ok(packs)
+}
+
+/// Scores are whole and below 2^53, and yet Redis may write them as 1.5e+15.
+fn score_of(text: &str) -> Result<u64, RedisError> {
+    if let Ok(whole) = text.parse() {
+        return Ok(whole);
+    }
+    let float: f64 = text.parse().map_err(|_not_a_number| misshapen("score"))?;
+    if (0.0..9_007_199_254_740_992.0).contains(&float) && float.fract() == 0.0 {
+        // `{:.0}` of a whole double below 2^53 is exact.
+        return format!("{float:.0}")
+            .parse()
+            .map_err(|_not_a_number| misshapen("score"));
+    }
+    Err(misshapen("score"))
+}
+
+/// Marks, as ZRANGEBYSCORE answers. One that is not ours is nobody's.
+pub(in crate::store) fn marks(value: Value) -> Result<Vec<Place>, RedisError> {
+    let parts = Parts::of("marks", value)?;
+    let place = |value: Value| match value {
+        Value::BulkString(bytes) => place_of(&bytes),
+        _ => None,
+    };
+    Ok(parts.rest.filter_map(place).collect())
+}
