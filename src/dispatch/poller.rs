@@ -31,6 +31,8 @@ const BUSY_PAUSE_MIN: Duration = Duration::from_millis(10);
 const BUSY_PAUSE_MAX: Duration = Duration::from_millis(300);
 /// Messages done before a turn settles them while others are still under way.
 const SETTLE_BATCH: usize = 1_000;
+/// How long what is done may wait for a turn that hands out anyway.
+const SETTLE_DEFER: Duration = Duration::from_millis(100);
 /// Share of a claim's life that must be left to send under it.
 const DEADLINE_SHARE: f64 = 0.9;
 
@@ -223,10 +225,16 @@ impl Poller {
             return true;
         }
         let memory = &tenure.memory;
-        if memory.wants_settle() && (tenure.in_flight == 0 || memory.done_count() >= SETTLE_BATCH) {
-            return true;
+        let hands_out = self.may_hand_out(tenure);
+        if memory.wants_settle() {
+            // A turn that is due soon settles too.
+            let next = memory.next_due().filter(|_| hands_out);
+            let soon = next.is_some_and(|due| self.shared.until(due) <= SETTLE_DEFER);
+            if (tenure.in_flight == 0 && !soon) || memory.done_count() >= SETTLE_BATCH {
+                return true;
+            }
         }
-        if !self.may_hand_out(tenure) {
+        if !hands_out {
             return false;
         }
         let due = |due: UnixMs| self.shared.until(due) == Duration::ZERO;

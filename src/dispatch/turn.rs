@@ -188,7 +188,8 @@ impl Memory {
 
     /// Whether a turn would remove or settle something.
     pub(super) fn wants_settle(&self) -> bool {
-        !self.finished.is_empty() || self.settle_to() > self.settled
+        // S alone is not worth a turn: it follows H with each one anyway.
+        !self.finished.is_empty() || (self.done_above_count > 0 && self.settle_to() > self.settled)
     }
 
     /// Whether there is nothing to remember but what the next turn settles.
