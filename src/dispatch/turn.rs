@@ -525,3 +525,6 @@ fn count_delivered(counts: &mut Vec<(TopicName, u64)>, topic: &TopicName) {
         None => counts.push((topic.clone(), 1)),
     }
 }
+
+#[cfg(test)]
+mod tests;
