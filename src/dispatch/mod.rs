@@ -17,7 +17,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -29,6 +29,9 @@ use crate::dispatch::poller::{News, Poller, Shared, Status};
 use crate::forward::Forward;
 use crate::shard::{InstanceId, ShardId, owner_of};
 use crate::store::{ClaimStore, Wake};
+
+/// Time after an instance's expiry at which it is looked for.
+const EXPIRY_MARGIN: Duration = Duration::from_millis(5);
 
 /// Serves the shards that this instance owns among the live ones.
 #[derive(Debug)]
@@ -88,8 +91,7 @@ impl Dispatcher {
 
     async fn run(mut self, drain: CancellationToken) {
         let mut wakes = self.shared.store.wakes();
-        let mut beats = interval(self.shared.config.heartbeat);
-        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beat_at = Instant::now();
         info!(instance = %self.me.0, "dispatch serves");
         loop {
             tokio::select! {
@@ -100,15 +102,22 @@ impl Dispatcher {
                     Some(Wake::Lost) => self.tell_all(News::Look),
                     None => break,
                 },
-                _ = beats.tick() => self.beat().await,
+                () = sleep_until(beat_at) => beat_at = Instant::now() + self.beat().await,
             }
         }
         self.farewell().await;
     }
 
-    async fn beat(&mut self) {
+    /// One heartbeat and what follows from it; answers how long until the next.
+    async fn beat(&mut self) -> Duration {
+        let mut pause = self.shared.config.heartbeat;
         match self.shared.store.beat(self.me.clone(), false).await {
-            Ok(live) => self.own(&live),
+            Ok(members) => {
+                self.own(&members.live);
+                // Whoever has gone silent is missed at once when it expires.
+                let expiry = members.next_expiry.map(|expiry| expiry + EXPIRY_MARGIN);
+                pause = expiry.map_or(pause, |expiry| expiry.min(pause));
+            }
             // Claims keep others from our shards; without Redis nobody can take them over anyway.
             Err(error) => warn!(%error, "heartbeat failed"),
         }
@@ -118,6 +127,7 @@ impl Dispatcher {
             self.last_trim = Instant::now();
             self.trim();
         }
+        pause
     }
 
     /// Starts and stops shards, so that those served are those owned.

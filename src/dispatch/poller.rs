@@ -25,6 +25,10 @@ use crate::store::{ClaimStore, ClaimToken, Error, ErrorKind, ReadPack, Session, 
 const STAY_MS: u64 = 3;
 /// Pause after Redis refused a turn.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+/// Pauses before a claim that another owner has is asked for again. Not its whole life: an owner that
+/// sees a shard go to us releases it at once, and messages wait meanwhile.
+const BUSY_PAUSE_MIN: Duration = Duration::from_millis(10);
+const BUSY_PAUSE_MAX: Duration = Duration::from_millis(300);
 /// Messages done before a turn settles them while others are still under way.
 const SETTLE_BATCH: usize = 1_000;
 /// Share of a claim's life that must be left to send under it.
@@ -90,7 +94,7 @@ impl Poller {
             head = match self.tenure(head, number).await {
                 Ended::Idle(next) => next,
                 Ended::Busy(left) => {
-                    self.pause(left).await;
+                    self.pause(left.clamp(BUSY_PAUSE_MIN, BUSY_PAUSE_MAX)).await;
                     Some(UnixMs(0))
                 }
                 Ended::Lost => Some(UnixMs(0)),

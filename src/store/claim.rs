@@ -178,6 +178,15 @@ pub struct NowBounds {
     pub at_most: UnixMs,
 }
 
+/// Who is live.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Members {
+    /// All of them, the asker included unless it leaves.
+    pub live: Vec<InstanceId>,
+    /// When the first of the others expires if it stays silent.
+    pub next_expiry: Option<Duration>,
+}
+
 /// What dispatch asks of the store.
 pub trait ClaimStore: Send + Sync + fmt::Debug + 'static {
     /// The current connection; `None` while there is none.
@@ -211,7 +220,7 @@ pub trait ClaimStore: Send + Sync + fmt::Debug + 'static {
     fn trim(&self, shard: ShardId) -> BoxFuture<'_, Result<bool, Error>>;
 
     /// One heartbeat, or a farewell; answers who is live.
-    fn beat(&self, me: InstanceId, leave: bool) -> BoxFuture<'_, Result<Vec<InstanceId>, Error>>;
+    fn beat(&self, me: InstanceId, leave: bool) -> BoxFuture<'_, Result<Members, Error>>;
 
     /// Listens for wakes of these shards instead of those before. Dropping the stream ends it.
     fn wakes(&self) -> BoxStream<'static, Wake>;

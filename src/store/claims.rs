@@ -7,7 +7,8 @@ use futures_util::stream::BoxStream;
 
 use crate::shard::{InstanceId, ShardId, Topology};
 use crate::store::claim::{
-    ClaimStore, ClaimToken, NowBounds, ParkReply, ParkTo, Parked, Session, Turn, TurnReply, Wake,
+    ClaimStore, ClaimToken, Members, NowBounds, ParkReply, ParkTo, Parked, Session, Turn,
+    TurnReply, Wake,
 };
 use crate::store::lookup;
 use crate::store::parking;
@@ -77,7 +78,7 @@ impl ClaimStore for RedisStore {
         })
     }
 
-    fn beat(&self, me: InstanceId, leave: bool) -> BoxFuture<'_, Result<Vec<InstanceId>, Error>> {
+    fn beat(&self, me: InstanceId, leave: bool) -> BoxFuture<'_, Result<Members, Error>> {
         Box::pin(async move {
             let mut link = self
                 .core
@@ -87,9 +88,9 @@ impl ClaimStore for RedisStore {
             let (key, ttl) = (self.core.keys.members(), self.core.config.instance_ttl);
             let sent = self.core.clock.monotonic();
             let result = script::members(&mut link.connection, &key, &me.0, ttl, leave).await;
-            let (now_us, live) = result.map_err(|error| self.core.turn_failed(&link, error))?;
+            let (now_us, members) = result.map_err(|error| self.core.turn_failed(&link, error))?;
             self.core.clock.learn(now_us, sent);
-            Ok(live.into_iter().map(InstanceId).collect())
+            Ok(members)
         })
     }
 

@@ -25,8 +25,8 @@ mod writer;
 
 pub use checks::StartError;
 pub use claim::{
-    ClaimStore, ClaimToken, Finished, Held, NowBounds, PARK_MAX, ParkReply, ParkTo, Parked, Read,
-    ReadMarks, ReadPack, Session, Turn, TurnReply, Wake,
+    ClaimStore, ClaimToken, Finished, Held, Members, NowBounds, PARK_MAX, ParkReply, ParkTo,
+    Parked, Read, ReadMarks, ReadPack, Session, Turn, TurnReply, Wake,
 };
 pub use pack::{BadPack, Pack, Record};
 pub use redis::RedisStore;

@@ -29,7 +29,7 @@ use crate::store::start::{first_connection, learn_time, masked, settle_names};
 use crate::store::wake::Wakes;
 use crate::store::writer::Writer;
 use crate::store::{
-    Cancel, Error, Page, Pending, Query, Receipt, Reschedule, ScheduleStore, Stored,
+    Cancel, Error, ErrorKind, Page, Pending, Query, Receipt, Reschedule, ScheduleStore, Stored,
 };
 
 /// Connections for listings and counts.
@@ -185,6 +185,11 @@ impl ScheduleStore for RedisStore {
 
     fn ping(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
+            // Ready means for everything, not only for this question.
+            for link in [&self.core.hot, &self.core.turns] {
+                link.current()
+                    .ok_or_else(|| Error::new(ErrorKind::Unavailable))?;
+            }
             let mut link = lookup::link(&self.core)?;
             let pong = redis::cmd("PING").query_async(&mut link.connection).await;
             pong.map_err(|error| lookup::asked(&self.core, &link, error))

@@ -61,7 +61,11 @@ fn two_instances_share_the_work_without_duplicates() {
     ledger.check(&pair.consumer.deliveries()).assert_exact();
     for app in [&pair.first, &pair.second] {
         let delivered = app.metric("messages_forwarded_total", "accepted");
-        assert!(delivered > 0.0, "one instance did all the work");
+        assert!(
+            delivered > 0.0,
+            "one instance did all the work:\n{}",
+            app.get("/metrics").text()
+        );
     }
 }
 

@@ -1,7 +1,7 @@
 -- members: one heartbeat, or a farewell; answers who is live.
 -- KEYS[1] members  zset  instance -> its last heartbeat, Unix ms
 -- ARGV[1] instance  ARGV[2] instance_ttl_ms  ARGV[3] "1" to leave
--- returns {now_us, instance, ...}
+-- returns {now_us, ms until the first of the others expires or "", instance, ...}
 local time = redis.call('TIME')
 local now_us = string.format('%.0f', time[1] * 1000000 + time[2])
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -13,9 +13,18 @@ if ARGV[3] == '1' then
 else
   redis.call('ZADD', KEYS[1], now, ARGV[1])
 end
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
--- A beat from the future: Redis's clock stepped back. It counts from now.
-for _, ahead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], now + ARGV[2], '+inf')) do
-  redis.call('ZADD', KEYS[1], now, ahead)
+local live, soonest, beats = {now_us, ''}, nil, redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
+for at = 1, #beats, 2 do
+  local beat = tonumber(beats[at + 1])
+  if beat <= now - ARGV[2] then
+    redis.call('ZREM', KEYS[1], beats[at])
+  else
+    -- A beat from the future: Redis's clock stepped back. It counts from now.
+    if beat > now + ARGV[2] then redis.call('ZADD', KEYS[1], now, beats[at]) end
+    live[#live + 1] = beats[at]
+    local left = math.max(beat + ARGV[2] - now, 0)
+    if beats[at] ~= ARGV[1] and (not soonest or left < soonest) then soonest = left end
+  end
 end
-return {now_us, unpack(redis.call('ZRANGE', KEYS[1], 0, -1))}
+if soonest then live[2] = string.format('%.0f', soonest) end
+return live

@@ -30,7 +30,8 @@ if holder and holder ~= ARGV[1] then
 end
 -- A first write that frees memory, though it does nothing: after it Redis lets the script write also when
 -- maxmemory is reached, so that settling keeps working when inserts are refused.
-redis.call('ZREM', KEYS[4], '')
+local idle_until, head = tonumber(ARGV[6]), ''
+if idle_until > 0 then redis.call('DEL', KEYS[2]) else redis.call('ZREM', KEYS[4], '') end
 
 local function text(number) return string.format('%.0f', number) end
 local horizon = redis.call('HMGET', KEYS[3], 'handed', 'settled', 'opened', 'below')
@@ -61,7 +62,6 @@ end
 local handed_before = text(handed)
 handed = math.max(handed, math.min(tonumber(ARGV[4]), now))
 opened = math.max(opened, tonumber(ARGV[5]))
-local idle_until, head = tonumber(ARGV[6]), ''
 if idle_until > 0 then
   local first = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
   if first[2] then
@@ -70,7 +70,6 @@ if idle_until > 0 then
     idle_until = math.min(idle_until, head_ms)
   end
   opened = math.max(opened, idle_until)
-  redis.call('DEL', KEYS[2])
 else
   redis.call('SET', KEYS[2], ARGV[1], 'PX', ttl)
 end

@@ -42,7 +42,11 @@ pub(in crate::store) async fn turn(
         }
     }
     let mut pipeline = Pipeline::with_capacity(3);
-    pipeline.atomic().add_command(cmd);
+    if turn.read.is_some() || turn.marks.is_some() {
+        // R6: nothing may come between the script and its reads.
+        pipeline.atomic();
+    }
+    pipeline.add_command(cmd);
     if let Some(read) = turn.read {
         pipeline
             .cmd("ZRANGEBYSCORE")

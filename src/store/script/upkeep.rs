@@ -5,6 +5,8 @@ use std::time::Duration;
 use redis::RedisError;
 use redis::aio::MultiplexedConnection;
 
+use crate::shard::InstanceId;
+use crate::store::claim::Members;
 use crate::store::keys::ShardKeys;
 use crate::store::script::{MEMBERS, Parts, TRIM, evalsha, millis, run};
 
@@ -31,16 +33,17 @@ pub(in crate::store) async fn members(
     instance: &str,
     instance_ttl: Duration,
     leave: bool,
-) -> Result<(u64, Vec<String>), RedisError> {
+) -> Result<(u64, Members), RedisError> {
     let mut cmd = evalsha(&MEMBERS, &[key.to_owned()]);
     cmd.arg(instance)
         .arg(millis(instance_ttl))
         .arg(u8::from(leave));
     let mut parts = Parts::of("members", run(connection, &cmd).await?)?;
     let now_us = parts.number()?;
+    let next_expiry = parts.word()?.parse().ok().map(Duration::from_millis);
     let mut live = Vec::new();
     while parts.rest.len() > 0 {
-        live.push(parts.word()?);
+        live.push(InstanceId(parts.word()?));
     }
-    Ok((now_us, live))
+    Ok((now_us, Members { live, next_expiry }))
 }

@@ -210,7 +210,9 @@ impl App {
         let text = self.get("/metrics").text();
         text.lines()
             .filter(|line| {
-                let rest = line.strip_prefix(name);
+                let rest = line
+                    .strip_prefix("nsqdelayd_")
+                    .and_then(|line| line.strip_prefix(name));
                 rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
                     && line.to_ascii_lowercase().contains(labels)
             })
