@@ -1,7 +1,7 @@
 //! What happens when the server forgets the scripts, or has no memory left.
 
 use nsqdelayd::shard::InstanceId;
-use nsqdelayd::store::{Finished, ParkReply, ParkTo};
+use nsqdelayd::store::{Finished, ParkReply, ParkTo, ReadMarks};
 
 use super::*;
 
@@ -31,7 +31,10 @@ async fn a_server_that_forgot_the_scripts_is_told_again(server: Redis) {
     assert!(!bench.store.trim(bench.shard()).await.unwrap());
     forget();
     let me = InstanceId("me".to_owned());
-    assert_eq!(bench.store.beat(me.clone(), false).await.unwrap(), [me]);
+    assert_eq!(
+        bench.store.beat(me.clone(), false).await.unwrap().live,
+        [me]
+    );
     // It was no reason to forget the session.
     assert_eq!(bench.store.session(), session);
 }
@@ -57,9 +60,16 @@ async fn without_memory_inserts_are_refused_and_all_else_goes_on(server: Redis) 
         .turn(|turn| {
             turn.hand_out_to = UnixMs::MAX;
             turn.finished = vec![finished];
+            turn.read = Some(everything());
+            turn.marks = Some(ReadMarks {
+                after: UnixMs(0),
+                to: UnixMs::MAX,
+            });
         })
         .await;
     assert!(!held.fresh && held.handed == held.now);
+    assert_eq!((held.packs.len(), held.marks.len()), (1, 1));
+    assert_eq!(bench.packs().len(), 1);
     let later = ParkTo::Later(UnixMs(due + HOUR));
     let (session, token) = (bench.store.session().unwrap(), ClaimToken("us".to_owned()));
     let last = parked[2..].to_vec();
@@ -68,7 +78,10 @@ async fn without_memory_inserts_are_refused_and_all_else_goes_on(server: Redis) 
     assert_eq!(bench.pending()[TOPIC], 1);
     assert!(!bench.store.trim(bench.shard()).await.unwrap());
     let me = InstanceId("me".to_owned());
-    assert_eq!(bench.store.beat(me.clone(), false).await.unwrap(), [me]);
+    assert_eq!(
+        bench.store.beat(me.clone(), false).await.unwrap().live,
+        [me]
+    );
 
     let _ok: String = bench.ask("CONFIG SET maxmemory 0");
     bench.put(due).await;

@@ -80,7 +80,7 @@ async fn members_come_go_and_fall_silent(server: Redis) {
     let bench = Bench::open(server).await;
     let name = |name: &str| InstanceId(name.to_owned());
     let beat = async |who: &str, leave| {
-        let live = bench.store.beat(name(who), leave).await.unwrap();
+        let live = bench.store.beat(name(who), leave).await.unwrap().live;
         let mut live: Vec<String> = live.into_iter().map(|id| id.0).collect();
         live.sort();
         live
