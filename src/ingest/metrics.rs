@@ -8,6 +8,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::store::Cancel;
+
 /// Which door a request came through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Door {
@@ -99,6 +101,17 @@ impl EncodeLabelValue for CancelResult {
             Self::NotFound => "not_found",
             Self::Dead => "dead",
         })
+    }
+}
+
+impl From<Cancel> for CancelResult {
+    fn from(answer: Cancel) -> Self {
+        match answer {
+            Cancel::Cancelled => Self::Cancelled,
+            Cancel::InFlight => Self::InFlight,
+            Cancel::NotFound => Self::NotFound,
+            Cancel::Dead => Self::Dead,
+        }
     }
 }
 

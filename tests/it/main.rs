@@ -21,6 +21,7 @@ mod nsqd_http;
 mod nsqd_tcp;
 mod outage;
 mod proofs;
+mod scripts;
 mod support;
 mod takeover;
 mod tidy;

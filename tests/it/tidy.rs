@@ -44,6 +44,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "id",
             "shard",
             "phase",
+            "monotonic",
             "nsq",
             "store",
             "forward",

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse as _, Json, Response};
 
 use crate::id::MessageId;
 use crate::ingest::http::Shared;
-use crate::ingest::metrics::{CancelLabel, CancelResult, Door, DoorLabel};
+use crate::ingest::metrics::{CancelLabel, Door, DoorLabel};
 use crate::ingest::problem::{Code, Problem};
 use crate::message::{Delay, Due, Message, UnixMs};
 use crate::store::{Cancel, Receipt, Reschedule};
@@ -144,13 +144,9 @@ pub(super) async fn cancel(
 
 /// Counts the answer to a cancel.
 pub(super) fn count_cancel(shared: &Shared, answer: Cancel) {
-    let result = match answer {
-        Cancel::Cancelled => CancelResult::Cancelled,
-        Cancel::InFlight => CancelResult::InFlight,
-        Cancel::NotFound => CancelResult::NotFound,
-        Cancel::Dead => CancelResult::Dead,
+    let label = CancelLabel {
+        result: answer.into(),
     };
-    let label = CancelLabel { result };
     shared.state.metrics.cancelled.get_or_create(&label).inc();
 }
 

@@ -13,7 +13,7 @@ use tracing::debug;
 
 use super::Desk;
 use super::flight::{Answer, Flight, Outcome};
-use crate::ingest::metrics::{CancelLabel, CancelResult, Door, Reason, RefusedLabel};
+use crate::ingest::metrics::{CancelLabel, Door, Reason, RefusedLabel};
 use crate::ingest::reply::{self, Asked};
 use crate::message::{Delay, Due, Message, TopicName};
 use crate::nsq::command::{Bodies, Command};
@@ -21,7 +21,6 @@ use crate::nsq::decoder::{Decoder, Limits, Stop};
 use crate::nsq::error_code::{ErrorCode, Refusal};
 use crate::nsq::frame::{self, FrameType};
 use crate::nsq::identify::{Identify, Negotiated};
-use crate::store::Cancel;
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -423,12 +422,7 @@ impl Conversation {
             Outcome::Cancel(result, refusal) => {
                 if let Ok(result) = result {
                     let label = CancelLabel {
-                        result: match result {
-                            Cancel::Cancelled => CancelResult::Cancelled,
-                            Cancel::InFlight => CancelResult::InFlight,
-                            Cancel::NotFound => CancelResult::NotFound,
-                            Cancel::Dead => CancelResult::Dead,
-                        },
+                        result: result.into(),
                     };
                     self.desk.metrics.cancelled.get_or_create(&label).inc();
                 }

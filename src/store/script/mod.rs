@@ -21,6 +21,14 @@ use redis::{Cmd, ErrorKind, RedisError, Script, ServerErrorKind, Value};
 
 static INSERT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/insert.lua")));
 static TURN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/turn.lua")));
+/// The same and its reads, for a server without memory.
+static TURN_AND_READ: LazyLock<Script> = LazyLock::new(|| {
+    let (turn, read) = (
+        include_str!("../lua/turn.lua"),
+        include_str!("../lua/read.lua"),
+    );
+    Script::new(&format!("local function turn()\n{turn}end\n{read}"))
+});
 static CANCEL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/cancel.lua")));
 static MOVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/move.lua")));
 static PARK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/park.lua")));
@@ -38,7 +46,15 @@ impl Scripts {
     /// Loads every script: a pipeline cannot recover from NOSCRIPT by itself.
     pub(super) async fn load(connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
         for script in [
-            &INSERT, &TURN, &CANCEL, &MOVE, &PARK, &REQUEUE, &TRIM, &MEMBERS,
+            &INSERT,
+            &TURN,
+            &TURN_AND_READ,
+            &CANCEL,
+            &MOVE,
+            &PARK,
+            &REQUEUE,
+            &TRIM,
+            &MEMBERS,
         ] {
             script.load_async(connection).await?;
         }

@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, RedisError, Value};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, Script, ServerErrorKind, Value};
 
 use crate::id::{Place, Score};
 use crate::message::UnixMs;
-use crate::store::claim::{Held, ReadPack, Turn, TurnReply};
+use crate::store::claim::{Held, Read, ReadPack, Turn, TurnReply};
 use crate::store::entry::place_of;
 use crate::store::keys::ShardKeys;
 use crate::store::pack::Pack;
-use crate::store::script::{Parts, Scripts, TURN, evalsha, lacks_scripts, millis, misshapen};
+use crate::store::script::{
+    Parts, Scripts, TURN, TURN_AND_READ, evalsha, lacks_scripts, millis, misshapen, run,
+};
 
 /// `lua/turn.lua` and the reads after it, in one MULTI.
 pub(in crate::store) async fn turn(
@@ -28,32 +30,16 @@ pub(in crate::store) async fn turn(
         keys.cancelled(),
         keys.pending(),
     ];
-    let mut cmd = evalsha(&TURN, &names);
-    cmd.arg(&turn.token.0)
-        .arg(millis(claim_ttl))
-        .arg(turn.settle_to.0)
-        .arg(turn.hand_out_to.0);
-    cmd.arg(turn.open_to.0)
-        .arg(turn.idle_until.map_or(0, |until| until.0));
-    for finished in &turn.finished {
-        cmd.arg(finished.score.0).arg(finished.delivered.len());
-        for (topic, messages) in &finished.delivered {
-            cmd.arg(topic.as_str()).arg(*messages);
-        }
-    }
     let mut pipeline = Pipeline::with_capacity(3);
-    if turn.read.is_some() || turn.marks.is_some() {
-        // R6: nothing may come between the script and its reads.
-        pipeline.atomic();
-    }
-    pipeline.add_command(cmd);
+    pipeline
+        .atomic()
+        .add_command(command(&TURN, &names, claim_ttl, turn));
     if let Some(read) = turn.read {
         pipeline
             .cmd("ZRANGEBYSCORE")
             .arg(keys.due())
-            .arg(format!("({}", read.after.0));
-        pipeline.arg(Score::new(read.to, Score::PER_MS - 1).0);
-        pipeline
+            .arg(format!("({}", read.after.0))
+            .arg(reach(read))
             .arg("WITHSCORES")
             .arg("LIMIT")
             .arg(0)
@@ -67,6 +53,12 @@ pub(in crate::store) async fn turn(
         Err(error) if lacks_scripts(&error) => {
             Scripts::load(connection).await?;
             pipeline.query_async::<Value>(connection).await?
+        }
+        // Nothing was executed. A server without memory refuses any MULTI.
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ExecAbort) => {
+            let mut cmd = command(&TURN_AND_READ, &names, claim_ttl, turn);
+            add_reads(&mut cmd, turn);
+            run(connection, &cmd).await?
         }
         other => other?,
     };
@@ -91,6 +83,40 @@ pub(in crate::store) async fn turn(
         }
         _ => Err(misshapen("turn")),
     }
+}
+
+fn command(script: &Script, names: &[String], claim_ttl: Duration, turn: &Turn) -> Cmd {
+    let mut cmd = evalsha(script, names);
+    cmd.arg(&turn.token.0)
+        .arg(millis(claim_ttl))
+        .arg(turn.settle_to.0)
+        .arg(turn.hand_out_to.0)
+        .arg(turn.open_to.0)
+        .arg(turn.idle_until.map_or(0, |until| until.0));
+    for finished in &turn.finished {
+        cmd.arg(finished.score.0).arg(finished.delivered.len());
+        for (topic, messages) in &finished.delivered {
+            cmd.arg(topic.as_str()).arg(*messages);
+        }
+    }
+    cmd
+}
+
+/// The last score that a read may reach.
+fn reach(read: Read) -> u64 {
+    Score::new(read.to, Score::PER_MS - 1).0
+}
+
+/// What `lua/read.lua` takes beside the turn.
+fn add_reads(cmd: &mut Cmd, turn: &Turn) {
+    match turn.read {
+        Some(read) => cmd.arg(read.after.0).arg(reach(read)).arg(read.limit),
+        None => cmd.arg("").arg("").arg(""),
+    };
+    match turn.marks {
+        Some(marks) => cmd.arg(marks.after.0).arg(marks.to.0),
+        None => cmd.arg("").arg(""),
+    };
 }
 
 fn held(now_us: u64, parts: &mut Parts) -> Result<Held, RedisError> {
