@@ -7,7 +7,7 @@ mod retry;
 mod settings;
 mod turn;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -34,7 +34,8 @@ pub struct Dispatcher {
     me: InstanceId,
     shared: Arc<Shared>,
     tracker: TaskTracker,
-    served: HashMap<ShardId, Served>,
+    /// In order, so that what happens depends on nothing but time, replies and the random seed.
+    served: BTreeMap<ShardId, Served>,
     /// Shards whose old driver still settles: they are not started again before it has ended.
     ending: Vec<JoinHandle<()>>,
     last_trim: Instant,
@@ -61,7 +62,7 @@ impl Dispatcher {
         tracker: &TaskTracker,
         drain: CancellationToken,
     ) -> JoinHandle<()> {
-        let me = InstanceId(format!("{}-{:08x}", std::process::id(), fastrand::u32(..)));
+        let me = InstanceId(format!("{:016x}", fastrand::u64(..)));
         let turns = Semaphore::new(config.pollers.max(1));
         let shared = Arc::new(Shared {
             config,
@@ -77,7 +78,7 @@ impl Dispatcher {
             me,
             shared,
             tracker: tracker.clone(),
-            served: HashMap::new(),
+            served: BTreeMap::new(),
             ending: Vec::new(),
             last_trim: Instant::now(),
         };
@@ -232,7 +233,7 @@ impl Dispatcher {
     }
 
     async fn farewell(mut self) {
-        for (_, served) in self.served.drain() {
+        for served in std::mem::take(&mut self.served).into_values() {
             served.stop.cancel();
             self.ending.push(served.driver);
         }

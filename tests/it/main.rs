@@ -16,6 +16,7 @@ mod dev;
 mod end_to_end;
 mod forward;
 mod interop;
+mod model_oracle;
 mod nsqd_http;
 mod nsqd_tcp;
 mod outage;

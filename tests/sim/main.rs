@@ -8,4 +8,8 @@
     reason = "a test fails by panicking and prints its trace"
 )]
 
+mod check;
 mod model;
+mod run;
+mod seeds;
+mod world;

@@ -112,11 +112,21 @@ impl ModelStore {
                 id: id.clone(),
                 from: message.from,
                 from_due: message.record.due,
-                entry: Entry { kind, place, due, maybe, digest },
+                entry: Entry {
+                    kind,
+                    place,
+                    due,
+                    maybe,
+                    digest,
+                },
                 topic: record.topic.clone(),
                 dead_letter,
             });
-            records.push(Record { position, due, ..record });
+            records.push(Record {
+                position,
+                due,
+                ..record
+            });
         }
         let pack = home.map(|(_, first)| {
             measured(Pack {
@@ -171,7 +181,10 @@ impl ClaimStore for ModelStore {
         Box::pin(async move {
             let mut to = to;
             for _ in 0..10 {
-                match self.park_once(session, shard, &token, &messages, &to).await? {
+                match self
+                    .park_once(session, shard, &token, &messages, &to)
+                    .await?
+                {
                     PlaceReply::Ok => return Ok(ParkReply::Parked),
                     PlaceReply::Full => return Ok(ParkReply::Full),
                     PlaceReply::Fenced => return Ok(ParkReply::Fenced),
@@ -214,7 +227,10 @@ impl ClaimStore for ModelStore {
         let (sender, receiver) = mpsc::unbounded_channel();
         let shards = BTreeSet::new();
         let listener = Listener { shards, sender };
-        self.server.contents().listeners.insert(self.link.number, listener);
+        self.server
+            .contents()
+            .listeners
+            .insert(self.link.number, listener);
         let link = Arc::clone(&self.link);
         let next = |(mut receiver, link): (mpsc::UnboundedReceiver<Wake>, Arc<super::Link>)| async {
             let wake = receiver.recv().await;

@@ -12,9 +12,7 @@ use nsqdelayd::store::{
 };
 
 use super::packing::digest_of;
-use super::shard::{
-    DeadLetter, Entry, InsertReply, Kind, Move, Named, PlaceReply, Shard, Verdict,
-};
+use super::shard::{DeadLetter, Entry, InsertReply, Kind, Move, Named, PlaceReply, Shard, Verdict};
 use super::{Bug, ModelStore, Request};
 
 /// How often a place is sought, or a message that moves is looked at again.
@@ -59,7 +57,15 @@ fn find(keys: &Shard, id: &str, minted: Option<(Place, UnixMs)>) -> Option<Found
     };
     let (records, record) = keys.record_at(place);
     let (record, dead) = (record.cloned(), keys.dead.get(id).cloned());
-    Some(Found { entry, place, due, standing, records, record, dead })
+    Some(Found {
+        entry,
+        place,
+        due,
+        standing,
+        records,
+        record,
+        dead,
+    })
 }
 
 fn existing(message: &Message, id: MessageId, entry: Entry) -> Result<Receipt, Error> {
@@ -129,11 +135,16 @@ impl ModelStore {
             };
             if self.server.settings.bug == Some(Bug::ReplyBeforeWrite) {
                 if fastrand::u8(..) >= 32 {
-                    self.link.later(&self.server, Duration::from_millis(5), script);
+                    self.link
+                        .later(&self.server, Duration::from_millis(5), script);
                 }
                 return Ok(receipts(&messages, &minted));
             }
-            match self.link.send(&self.server, Request::Insert, script).await? {
+            match self
+                .link
+                .send(&self.server, Request::Insert, script)
+                .await?
+            {
                 InsertReply::Ok => return Ok(receipts(&messages, &minted)),
                 InsertReply::Closed => return Err(Error::new(ErrorKind::Refused)),
                 InsertReply::Refused { limit, verdicts } => {
@@ -248,15 +259,28 @@ impl ModelStore {
             for pack in keys.due.values().flatten() {
                 for record in &pack.records {
                     let (score, nonce) = (pack.score, pack.nonce);
-                    let place = Place { score, nonce, position: record.position };
+                    let place = Place {
+                        score,
+                        nonce,
+                        position: record.position,
+                    };
                     if record.due <= keys.settled || keys.cancelled.contains_key(&place) {
                         continue;
                     }
                     let (due, count) = (record.due, pack.stored);
-                    let minted = MessageId::Minted(MintedId { due, shard, place, count });
+                    let minted = MessageId::Minted(MintedId {
+                        due,
+                        shard,
+                        place,
+                        count,
+                    });
                     let named = record.id.as_ref().and_then(|id| self.parse_id(id).ok());
                     let in_flight = record.due <= keys.handed || record.maybe;
-                    let state = if in_flight { State::InFlight } else { State::Scheduled };
+                    let state = if in_flight {
+                        State::InFlight
+                    } else {
+                        State::Scheduled
+                    };
                     all.push(stored(named.unwrap_or(minted), record, state, None));
                 }
             }
@@ -268,7 +292,10 @@ impl ModelStore {
 
 fn receipts(messages: &[Message], minted: &[MintedId]) -> Vec<Receipt> {
     let receipt = |(message, at): (&Message, &MintedId)| Receipt {
-        id: message.id.clone().map_or(MessageId::Minted(*at), MessageId::Client),
+        id: message
+            .id
+            .clone()
+            .map_or(MessageId::Minted(*at), MessageId::Client),
         due: at.due,
         created: true,
     };
@@ -345,7 +372,10 @@ impl ScheduleStore for ModelStore {
             });
             assert!(messages.len() <= page_size, "the model gives one page");
             let next_page_token = None;
-            Ok(Page { messages, next_page_token })
+            Ok(Page {
+                messages,
+                next_page_token,
+            })
         })
     }
 
@@ -364,7 +394,10 @@ impl ScheduleStore for ModelStore {
             let messages: Vec<Stored> = all.map(letter).collect();
             assert!(messages.len() <= page_size, "the model gives one page");
             let next_page_token = None;
-            Ok(Page { messages, next_page_token })
+            Ok(Page {
+                messages,
+                next_page_token,
+            })
         })
     }
 

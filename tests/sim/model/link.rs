@@ -27,13 +27,22 @@ pub(crate) enum Request {
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
-    Answered { out: Duration, back: Duration },
+    Answered {
+        out: Duration,
+        back: Duration,
+    },
     /// It takes effect, and its reply is lost.
-    ReplyLost { out: Duration },
+    ReplyLost {
+        out: Duration,
+    },
     /// It takes effect when its sender has long given it up.
-    Late { after: Duration },
+    Late {
+        after: Duration,
+    },
     /// It takes effect, its reply is lost, and it arrives once more.
-    Doubled { again: Duration },
+    Doubled {
+        again: Duration,
+    },
     /// It is lost on its way; the sender cannot know.
     Lost,
 }
@@ -158,7 +167,11 @@ impl Link {
         let received = (self.clock)();
         let mut latest = self.reading.lock().unwrap();
         if sent >= latest.sent {
-            *latest = Reading { redis_us, sent, received };
+            *latest = Reading {
+                redis_us,
+                sent,
+                received,
+            };
         }
     }
 

@@ -3,7 +3,7 @@
 
 mod claims;
 mod doors;
-mod link;
+pub(crate) mod link;
 mod packing;
 pub(crate) mod shard;
 
@@ -17,7 +17,7 @@ use nsqdelayd::shard::{Generation, InstanceId, ShardId, Topology};
 use nsqdelayd::store::Wake;
 use tokio::sync::mpsc;
 
-pub(crate) use link::{Calm, Fate, Link, Request, Wire};
+pub(crate) use link::{Link, Request};
 use shard::Shard;
 
 /// A defect planted into the model, to see that the checker finds it.
@@ -93,10 +93,12 @@ impl std::fmt::Debug for Server {
 impl Server {
     pub(crate) fn new(settings: Settings, time: Time) -> Arc<Self> {
         let mut contents = Contents::default();
-        contents.shards.resize_with(usize::from(settings.shards), || Shard {
-            bug: settings.bug,
-            ..Shard::default()
-        });
+        contents
+            .shards
+            .resize_with(usize::from(settings.shards), || Shard {
+                bug: settings.bug,
+                ..Shard::default()
+            });
         Arc::new(Self {
             settings,
             id_key: IdKey([7; 16]),

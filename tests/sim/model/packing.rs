@@ -34,7 +34,11 @@ impl ModelStore {
     pub(super) fn next_place(&self, due: UnixMs) -> Place {
         let mut k = self.next_k.lock().unwrap();
         *k = k.wrapping_add(1);
-        let k = if self.server.settings.bug == Some(Bug::SharedScores) { 0 } else { *k % 1_024 };
+        let k = if self.server.settings.bug == Some(Bug::SharedScores) {
+            0
+        } else {
+            *k % 1_024
+        };
         Place {
             score: Score::new(due, k),
             nonce: fastrand::u32(..),
@@ -151,14 +155,27 @@ impl ModelStore {
             len: 0,
         });
         let kind = Kind::Stored;
-        (pack, Entry { kind, place, due, maybe, digest })
+        (
+            pack,
+            Entry {
+                kind,
+                place,
+                due,
+                maybe,
+                digest,
+            },
+        )
     }
 
     /// The due time asked for, by the estimate of Redis's clock; as a store must, a little ahead.
     pub(super) fn stamp(&self, due: Due, floor: UnixMs) -> UnixMs {
         const AHEAD_MS: u64 = 2;
         let rounded_down = self.server.settings.bug == Some(Bug::DueRoundedDown);
-        let now = if rounded_down { self.link.upper_down() } else { self.link.upper() };
+        let now = if rounded_down {
+            self.link.upper_down()
+        } else {
+            self.link.upper()
+        };
         let asked = match due {
             Due::After(delay) => now.after(delay),
             Due::At(at) => at,

@@ -296,7 +296,11 @@ impl Shard {
             return Vec::new();
         }
         let within = |(_, due): &(&Place, &UnixMs)| **due > read.after && **due <= read.to;
-        self.cancelled.iter().filter(within).map(|(p, _)| *p).collect()
+        self.cancelled
+            .iter()
+            .filter(within)
+            .map(|(p, _)| *p)
+            .collect()
     }
 
     /// The record at a place, and how many its pack has.
@@ -396,7 +400,10 @@ impl Shard {
         messages: &[ParkedMessage],
     ) -> PlaceReply {
         self.claim = self.claim.take().filter(|(_, until)| *until > now);
-        let ours = self.claim.as_ref().is_some_and(|(holder, _)| holder == token);
+        let ours = self
+            .claim
+            .as_ref()
+            .is_some_and(|(holder, _)| holder == token);
         if !ours && self.bug != Some(Bug::ClaimWithoutToken) {
             return PlaceReply::Fenced;
         }
