@@ -9,7 +9,7 @@ mod settings;
 mod tenure;
 mod turn;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -39,7 +39,8 @@ pub struct Dispatcher {
     me: InstanceId,
     shared: Arc<Shared>,
     tracker: TaskTracker,
-    served: HashMap<ShardId, Served>,
+    /// In order, so that what happens depends on nothing but time, replies and the random seed.
+    served: BTreeMap<ShardId, Served>,
     /// Shards whose old driver still settles: they are not started again before it has ended.
     ending: Vec<JoinHandle<()>>,
     last_trim: Instant,
@@ -66,7 +67,7 @@ impl Dispatcher {
         tracker: &TaskTracker,
         drain: CancellationToken,
     ) -> JoinHandle<()> {
-        let me = InstanceId(format!("{}-{:08x}", std::process::id(), fastrand::u32(..)));
+        let me = InstanceId(format!("{:016x}", fastrand::u64(..)));
         let turns = Semaphore::new(config.pollers.max(1));
         let shared = Arc::new(Shared {
             config,
@@ -82,7 +83,7 @@ impl Dispatcher {
             me,
             shared,
             tracker: tracker.clone(),
-            served: HashMap::new(),
+            served: BTreeMap::new(),
             ending: Vec::new(),
             last_trim: Instant::now(),
         };
@@ -244,7 +245,7 @@ impl Dispatcher {
     }
 
     async fn farewell(mut self) {
-        for (_, served) in self.served.drain() {
+        for served in std::mem::take(&mut self.served).into_values() {
             served.stop.cancel();
             self.ending.push(served.driver);
         }

@@ -17,6 +17,7 @@ mod docs;
 mod end_to_end;
 mod forward;
 mod interop;
+mod model_oracle;
 mod nsqd_http;
 mod nsqd_tcp;
 mod outage;
