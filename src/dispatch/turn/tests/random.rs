@@ -200,7 +200,7 @@ impl World {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 2_000,
+        cases: 1_000,
         // A seed that fails becomes a test with a name.
         failure_persistence: None,
         ..ProptestConfig::default()
