@@ -271,6 +271,9 @@ impl Memory {
         if room == 0 && !self.packs.is_empty() {
             return None;
         }
+        // Never short of what counts as read: the clock, or its estimate, may have stepped back, and what
+        // `below` announces lies anywhere up to there.
+        let to = to.max(self.known_to).max(self.cursor.due());
         let limit = (READ_BYTES.min(room.max(1)) / self.pack_bytes.max(1)).clamp(1, PACKS_MAX);
         let after_handed = Score::new(handed, Score::PER_MS - 1);
         let after = match self.reread_from {
