@@ -1,6 +1,6 @@
 # Two commands matter: `make run` and `make test`. Both install what is missing (tests/tools.sh).
 
-.PHONY: run test demo tools prove lint
+.PHONY: run test demo tools prove lint soak
 .DEFAULT_GOAL := run
 
 # Starts nsqdelayd with a Redis and an nsqd of its own; ends with Ctrl-C.
@@ -21,6 +21,11 @@ tools-run:
 
 tools:
 	@tests/tools.sh test
+
+# Simulation seeds, many; a failing one prints its trace and how to play it again.
+SEEDS ?= 100000
+soak:
+	SIM_SEEDS=$(SEEDS) cargo test --release --locked --test sim -- every_promise --nocapture
 
 # The checks of .ci/run that need no tests.
 lint:

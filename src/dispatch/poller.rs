@@ -370,7 +370,9 @@ impl Poller {
                 tenure.in_flight -= keys.len();
                 return self.take_facts(tenure, keys, facts).await;
             }
-            news = self.news.recv() => match news {
+            // A shard that is given up has no news any more: asking again would spin until the last
+            // answer of nsqd is there.
+            news = self.news.recv(), if !self.stop.is_cancelled() => match news {
                 Some(News::Earlier(due)) => {
                     tenure.hint = Some(tenure.hint.map_or(due, |hint| hint.min(due)));
                 }

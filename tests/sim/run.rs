@@ -214,7 +214,7 @@ impl Run {
             let owed = owed(&fates, &self.dead());
             let settled = clock() > healed + Duration::from_secs(18);
             if !broken.is_empty() || late || (owed.is_empty() && settled) {
-                return self.outcome(broken, owed);
+                return self.outcome(broken, if late { owed } else { Vec::new() });
             }
         }
     }

@@ -22,7 +22,7 @@ fn judge(seed: u64, outcome: &Outcome) {
     };
     assert!(
         outcome.broken.is_empty(),
-        "{}\n{}\nreproduce: SIM_SEED={seed} cargo test --test sim seeds",
+        "{}\n{}\nreproduce: SIM_SEED={seed} cargo test --test sim every_promise",
         trace(),
         outcome.broken.join("\n"),
     );

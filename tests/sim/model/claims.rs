@@ -244,8 +244,7 @@ impl ClaimStore for ModelStore {
         if let Some(listener) = self.server.contents().listeners.get_mut(&self.link.number) {
             listener.shards = shards.into_iter().collect();
             // What came before the subscription was heard by nobody.
-            let heard = listener.sender.send(Wake::Lost);
-            drop(heard);
+            let _heard = listener.sender.send(Wake::Lost);
         }
     }
 

@@ -133,9 +133,8 @@ impl Server {
         for due in published {
             for listener in contents.listeners.values() {
                 if listener.shards.contains(&shard) {
-                    let heard = listener.sender.send(Wake::Earlier(shard, due));
                     // A crashed instance does not listen any more.
-                    drop(heard);
+                    let _heard = listener.sender.send(Wake::Earlier(shard, due));
                 }
             }
         }
