@@ -238,10 +238,12 @@ impl Poller {
             return false;
         }
         let due = |due: UnixMs| self.shared.until(due) == Duration::ZERO;
-        let reads = memory.wants_read()
-            && (self.room() > 0 || memory.open_count() == 0)
-            && tenure.ready.is_empty();
-        reads || memory.next_due().is_some_and(due) || tenure.hint.is_some_and(due)
+        let may_read = self.room() > 0 || memory.open_count() == 0;
+        let reads = memory.wants_read() && tenure.ready.is_empty();
+        let next_begins = memory.next_read().is_some_and(due);
+        (may_read && (reads || next_begins))
+            || memory.next_due().is_some_and(due)
+            || tenure.hint.is_some_and(due)
     }
 
     /// One turn. `Some`: the tenure is over. What forward reports is not taken in while a turn is under
@@ -390,7 +392,9 @@ impl Poller {
     fn wake_at(&self, tenure: &Tenure) -> Instant {
         let mut at = tenure.renew_at;
         let hands_out = self.may_hand_out(tenure);
-        let dues = [tenure.memory.next_due(), tenure.hint];
+        let may_read = self.room() > 0 || tenure.memory.open_count() == 0;
+        let next_read = tenure.memory.next_read().filter(|_| may_read);
+        let dues = [tenure.memory.next_due(), next_read, tenure.hint];
         for due in dues.into_iter().flatten().filter(|_| hands_out) {
             at = at.min(Instant::now() + self.shared.until(due));
         }

@@ -110,7 +110,8 @@ pub struct Held {
     pub below: u64,
     /// The claim was free: whatever was remembered may be stale.
     pub fresh: bool,
-    /// Of a shard gone idle: when its first pack begins.
+    /// When the first pack begins that the owner has to come back for: of a shard gone idle, its first
+    /// pack; otherwise the first beyond `open_to`.
     pub head: Option<UnixMs>,
     /// The packs that were read, by score.
     pub packs: Vec<ReadPack>,

@@ -94,6 +94,8 @@ pub(super) struct Memory {
     known_to: UnixMs,
     /// The last read was full: more packs wait.
     limited: bool,
+    /// When the first pack begins that lies beyond the last read.
+    next_read: Option<UnixMs>,
     /// R3: read again from here.
     reread_from: Option<UnixMs>,
     packs: BTreeMap<Score, OpenPack>,
@@ -129,6 +131,7 @@ impl Memory {
             cursor: Score(0),
             known_to: UnixMs(0),
             limited: false,
+            next_read: None,
             reread_from: None,
             packs: BTreeMap::new(),
             open: BTreeMap::new(),
@@ -174,6 +177,11 @@ impl Memory {
     /// When the first message is due that is not handed out yet.
     pub(super) fn next_due(&self) -> Option<UnixMs> {
         self.waiting.first().map(|key| key.due)
+    }
+
+    /// When the first pack begins that has not been read.
+    pub(super) fn next_read(&self) -> Option<UnixMs> {
+        self.next_read
     }
 
     /// The first message that is not done.
@@ -339,6 +347,7 @@ impl Memory {
         }
         self.settle(held.settled);
         if let Some(read) = asked.read {
+            self.next_read = held.head;
             self.take_packs(held.packs, read);
         }
         self.note_below(held.below, asked);

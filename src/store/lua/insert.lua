@@ -1,6 +1,6 @@
 -- insert: stores packs, all or none. Nothing ever appears at or under H.
 -- KEYS[1] due      zset  pack -> score
--- KEYS[2] horizon  hash  handed, opened: Unix ms; below: count; closed
+-- KEYS[2] horizon  hash  handed, opened, watch: Unix ms; below: count; closed
 -- KEYS[3] ids      hash  client id -> entry
 -- KEYS[4] live     zset  client id -> due, Unix ms
 -- KEYS[5] pending  hash  topic -> messages
@@ -16,9 +16,10 @@
 local time = redis.call('TIME')
 local now_us = string.format('%.0f', time[1] * 1000000 + time[2])
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local horizon = redis.call('HMGET', KEYS[2], 'handed', 'opened', 'closed')
+local horizon = redis.call('HMGET', KEYS[2], 'handed', 'opened', 'closed', 'watch')
 if horizon[3] then return {'closed', now_us} end
 local handed, opened = tonumber(horizon[1] or '0'), tonumber(horizon[2] or '0')
+local watch = math.max(opened, tonumber(horizon[4] or '0'))
 
 local packs, verdicts, refused = {}, {}, false
 local at = 3
@@ -71,10 +72,8 @@ for _, pack in ipairs(packs) do
       redis.call('HSET', KEYS[3], id[1], id[2])
       redis.call('ZADD', KEYS[4], id[3], id[1])
     end
-    if pack.due <= opened then
-      redis.call('HINCRBY', KEYS[2], 'below', 1)
-      if not earliest or pack.due < earliest then earliest = pack.due end
-    end
+    if pack.due <= opened then redis.call('HINCRBY', KEYS[2], 'below', 1) end
+    if pack.due <= watch and (not earliest or pack.due < earliest) then earliest = pack.due end
   end
 end
 if earliest then redis.call('PUBLISH', ARGV[1], string.format('%.0f', earliest)) end

@@ -12,7 +12,7 @@
 local time = redis.call('TIME')
 local now_us = string.format('%.0f', time[1] * 1000000 + time[2])
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local horizon = redis.call('HMGET', KEYS[2], 'handed', 'settled', 'opened', 'closed')
+local horizon = redis.call('HMGET', KEYS[2], 'handed', 'settled', 'opened', 'closed', 'watch')
 local handed, settled = tonumber(horizon[1] or '0'), tonumber(horizon[2] or '0')
 local opened = tonumber(horizon[3] or '0')
 local limit = string.format('%.0f', math.max(now, handed))
@@ -38,8 +38,6 @@ redis.call('ZADD', KEYS[5], 'GT', math.max(old_due, new_due), ARGV[2])
 if ARGV[7] == '1' and math.floor(tonumber(ARGV[4]) / 2048) > opened then
   redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[4], ARGV[4])
 end
-if new_due <= opened then
-  redis.call('HINCRBY', KEYS[2], 'below', 1)
-  redis.call('PUBLISH', ARGV[1], ARGV[9])
-end
+if new_due <= opened then redis.call('HINCRBY', KEYS[2], 'below', 1) end
+if new_due <= math.max(opened, tonumber(horizon[5] or '0')) then redis.call('PUBLISH', ARGV[1], ARGV[9]) end
 return {'ok', now_us}

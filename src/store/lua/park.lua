@@ -17,7 +17,7 @@ if redis.call('GET', KEYS[2]) ~= ARGV[2] then return {'fenced', now_us} end
 -- A first write that frees memory, though it does nothing: after it Redis lets the script write also when
 -- maxmemory is reached, so that parking keeps working when inserts are refused.
 redis.call('ZREM', KEYS[5], '')
-local horizon = redis.call('HMGET', KEYS[3], 'handed', 'opened')
+local horizon = redis.call('HMGET', KEYS[3], 'handed', 'opened', 'watch')
 local handed, opened = tonumber(horizon[1] or '0'), tonumber(horizon[2] or '0')
 local limit = string.format('%.0f', math.max(now, handed))
 local to_dead = ARGV[3] == ''
@@ -54,8 +54,9 @@ for at = 6, #ARGV, 7 do
     redis.call('ZADD', KEYS[6], 'GT', math.max(old_due, new_due), id)
   end
 end
-if not to_dead and tonumber(ARGV[4]) <= opened then
-  redis.call('HINCRBY', KEYS[3], 'below', 1)
-  redis.call('PUBLISH', ARGV[1], ARGV[4])
+if not to_dead then
+  local due = tonumber(ARGV[4])
+  if due <= opened then redis.call('HINCRBY', KEYS[3], 'below', 1) end
+  if due <= math.max(opened, tonumber(horizon[3] or '0')) then redis.call('PUBLISH', ARGV[1], ARGV[4]) end
 end
 return {'ok', now_us}

@@ -10,7 +10,7 @@
 local time = redis.call('TIME')
 local now_us = string.format('%.0f', time[1] * 1000000 + time[2])
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local horizon = redis.call('HMGET', KEYS[2], 'handed', 'opened')
+local horizon = redis.call('HMGET', KEYS[2], 'handed', 'opened', 'watch')
 local handed, opened = tonumber(horizon[1] or '0'), tonumber(horizon[2] or '0')
 local limit = string.format('%.0f', math.max(now, handed))
 if redis.call('HGET', KEYS[7], ARGV[2]) ~= ARGV[3] then return {'gone', now_us} end
@@ -32,8 +32,6 @@ redis.call('HSET', KEYS[3], ARGV[2], ARGV[7])
 redis.call('ZADD', KEYS[4], 'GT', due, ARGV[2])
 redis.call('HDEL', KEYS[7], ARGV[2])
 redis.call('HINCRBY', KEYS[6], ARGV[8], 1)
-if due <= opened then
-  redis.call('HINCRBY', KEYS[2], 'below', 1)
-  redis.call('PUBLISH', ARGV[1], ARGV[5])
-end
+if due <= opened then redis.call('HINCRBY', KEYS[2], 'below', 1) end
+if due <= math.max(opened, tonumber(horizon[3] or '0')) then redis.call('PUBLISH', ARGV[1], ARGV[5]) end
 return {'ok', now_us}

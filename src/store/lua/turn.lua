@@ -1,9 +1,9 @@
 -- turn: claim or extend, settle what nsqd confirmed, hand out up to now. Numbers only: but for the
--- head of a shard that goes idle, no body passes through Lua. The packs come from the ZRANGEBYSCORE in
+-- pack that the owner waits for next, no body passes through Lua. The packs come from the ZRANGEBYSCORE in
 -- the same MULTI, the marks from the one after it (R6).
 -- KEYS[1] due        zset    pack -> score
 -- KEYS[2] claim      string  token, PX claim_ttl_ms
--- KEYS[3] horizon    hash    handed, settled, opened: Unix ms; below: count; no TTL
+-- KEYS[3] horizon    hash    handed, settled, opened, watch: Unix ms; below: count; no TTL
 -- KEYS[4] cancelled  zset    mark -> due, Unix ms
 -- KEYS[5] pending    hash    topic -> messages
 -- ARGV[1] token            ARGV[2] claim_ttl_ms     ARGV[3] settle_to_ms, 0: nothing to settle
@@ -11,7 +11,8 @@
 -- ARGV[6] idle_until_ms: 0, or release the claim and sleep until the head is due, or until this
 -- ARGV[7..] finished packs: score (text), topics, then topics x (topic, messages delivered)
 -- returns {"ok", now_us, handed, settled, opened, below, taken, head_ms, handed_before}
---         taken "1": the claim was free, so nothing is known; head_ms "" but for a shard gone idle
+--         taken "1": the claim was free, so nothing is known; head_ms: of a shard gone idle,
+--         its first pack; otherwise the first beyond open_to; "": none
 --       | {"busy", now_us, ms_left}: somebody else's claim; nothing was written
 -- why TIME here: the shard has one clock, so instances with skew never deliver early.
 local time = redis.call('TIME')
@@ -71,6 +72,19 @@ if idle_until > 0 then
   end
   opened = math.max(opened, idle_until)
 else
+  local open_to = tonumber(ARGV[5])
+  if open_to > 0 then
+    -- The owner comes back when the next pack begins, or to renew its claim: an insert before that must
+    -- wake it, though it lies beyond what was read and need not be counted.
+    local watch, beyond = open_to + ttl, '(' .. text(open_to * 2048 + 2047)
+    local next = redis.call('ZRANGEBYSCORE', KEYS[1], beyond, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+    if next[2] then
+      local next_ms = math.floor(tonumber(next[2]) / 2048)
+      head = text(next_ms)
+      watch = math.min(watch, next_ms)
+    end
+    redis.call('HSET', KEYS[3], 'watch', text(watch))
+  end
   redis.call('SET', KEYS[2], ARGV[1], 'PX', ttl)
 end
 redis.call('HSET', KEYS[3], 'handed', text(handed), 'settled', text(settled), 'opened', text(opened))
