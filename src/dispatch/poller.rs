@@ -265,10 +265,15 @@ impl Poller {
         self.shared.config.open_bytes_max.saturating_sub(open)
     }
 
+    /// Whether packs may be read. Also while enough is unsettled: S stays below the first unread pack,
+    /// so that without reading on it might never follow.
+    fn may_read(&self) -> bool {
+        self.shared.forward.available() && !self.stop.is_cancelled()
+    }
+
     /// Whether more may be handed out: what a crash would send again is bounded.
     fn may_hand_out(&self, tenure: &Tenure) -> bool {
-        self.shared.forward.available()
-            && !self.stop.is_cancelled()
+        self.may_read()
             && tenure.memory.unsettled() < self.shared.config.unsettled_max
     }
 
@@ -280,14 +285,17 @@ impl Poller {
         if memory.wants_settle() && (tenure.in_flight == 0 || memory.done_count() >= SETTLE_BATCH) {
             return true;
         }
+        let reads = memory.wants_read()
+            && (self.room() > 0 || memory.open_count() == 0)
+            && tenure.ready.is_empty();
+        if self.may_read() && reads {
+            return true;
+        }
         if !self.may_hand_out(tenure) {
             return false;
         }
         let due = |due: UnixMs| self.shared.until(due) == Duration::ZERO;
-        let reads = memory.wants_read()
-            && (self.room() > 0 || memory.open_count() == 0)
-            && tenure.ready.is_empty();
-        reads || memory.next_due().is_some_and(due) || tenure.hint.is_some_and(due)
+        memory.next_due().is_some_and(due) || tenure.hint.is_some_and(due)
     }
 
     /// One turn. `Some`: the tenure is over. What forward reports is not taken in while a turn is under
@@ -296,7 +304,7 @@ impl Poller {
         let hand_out = self.may_hand_out(tenure);
         let now = self.shared.store.now_bounds().at_most;
         let read_ahead = u64::try_from(self.shared.config.read_ahead.as_millis()).unwrap_or(0);
-        let room = if hand_out { self.room() } else { 0 };
+        let room = if self.may_read() { self.room() } else { 0 };
         let turn = tenure.memory.plan(now, read_ahead, hand_out, room);
         tenure.hint = None;
         let held = match self.take_turn(tenure, turn).await {
