@@ -287,7 +287,9 @@ impl Memory {
             .count();
         Some(Read {
             after,
-            to,
+            // Redis's clock may have stepped back: what `below` announces can lie anywhere up to where
+            // all is taken to be known, and must be found before S is.
+            to: to.max(self.known_to),
             limit: limit + held,
         })
     }

@@ -219,7 +219,25 @@ impl Run {
         }
     }
 
+    /// What the shards hold, for a trace.
+    fn state(&self) -> String {
+        let contents = self.server.contents();
+        let mut text = format!("now {} members {:?}\n", self.world.time_us(), contents.members);
+        for keys in &contents.shards {
+            let records = keys.due.values().flatten().flat_map(|pack| &pack.records);
+            let dues: Vec<_> = records.map(|r| (r.due.0, r.body.clone())).collect();
+            text += &format!(
+                "H {} S {} opened {} below {} claim {:?} {dues:?}\n",
+                keys.handed, keys.settled, keys.opened, keys.below, keys.claim
+            );
+        }
+        text
+    }
+
     fn outcome(&self, mut broken: Vec<String>, owed: Vec<usize>) -> Outcome {
+        if !owed.is_empty() {
+            broken.push(self.state());
+        }
         broken.extend(
             owed.iter()
                 .map(|number| format!("message {number} was lost")),
