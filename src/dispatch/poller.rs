@@ -149,6 +149,7 @@ impl Poller {
 
     async fn pause(&self, length: Duration) {
         tokio::select! {
+            biased;
             () = sleep(length) => {}
             () = self.stop.cancelled() => {}
         }
@@ -182,6 +183,7 @@ impl Poller {
             }
         }
         tokio::select! {
+            biased;
             () = self.stop.cancelled() => false,
             () = self.shared.forward.wait_available() => true,
         }
@@ -191,6 +193,7 @@ impl Poller {
     async fn tenure(&mut self, head: Option<UnixMs>, number: u64) -> Ended {
         let Some(session) = self.shared.store.session() else {
             tokio::select! {
+                biased;
                 _session = self.shared.store.new_session(None) => {}
                 () = self.stop.cancelled() => {}
             }
@@ -273,8 +276,7 @@ impl Poller {
 
     /// Whether more may be handed out: what a crash would send again is bounded.
     fn may_hand_out(&self, tenure: &Tenure) -> bool {
-        self.may_read()
-            && tenure.memory.unsettled() < self.shared.config.unsettled_max
+        self.may_read() && tenure.memory.unsettled() < self.shared.config.unsettled_max
     }
 
     fn turn_is_due(&self, tenure: &Tenure) -> bool {
