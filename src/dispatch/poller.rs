@@ -110,6 +110,7 @@ impl Poller {
 
     async fn pause(&self, length: Duration) {
         tokio::select! {
+            biased;
             () = sleep(length) => {}
             () = self.stop.cancelled() => {}
         }
@@ -143,6 +144,7 @@ impl Poller {
             }
         }
         tokio::select! {
+            biased;
             () = self.stop.cancelled() => false,
             () = self.shared.forward.wait_available() => true,
         }
@@ -152,6 +154,7 @@ impl Poller {
     async fn tenure(&mut self, head: Option<UnixMs>, number: u64) -> Ended {
         let Some(session) = self.shared.store.session() else {
             tokio::select! {
+                biased;
                 _session = self.shared.store.new_session(None) => {}
                 () = self.stop.cancelled() => {}
             }
@@ -213,11 +216,15 @@ impl Poller {
         self.shared.config.open_bytes_max.saturating_sub(open)
     }
 
+    /// Whether packs may be read. Also while enough is unsettled: S stays below the first unread pack,
+    /// so that without reading on it might never follow.
+    fn may_read(&self) -> bool {
+        self.shared.forward.available() && !self.stop.is_cancelled()
+    }
+
     /// Whether more may be handed out: what a crash would send again is bounded.
     fn may_hand_out(&self, tenure: &Tenure) -> bool {
-        self.shared.forward.available()
-            && !self.stop.is_cancelled()
-            && tenure.memory.unsettled() < self.shared.config.unsettled_max
+        self.may_read() && tenure.memory.unsettled() < self.shared.config.unsettled_max
     }
 
     fn turn_is_due(&self, tenure: &Tenure) -> bool {
@@ -234,16 +241,16 @@ impl Poller {
                 return true;
             }
         }
+        let has_room = self.room() > 0 || memory.open_count() == 0;
+        if has_room && self.may_read() && memory.wants_read() && tenure.ready.is_empty() {
+            return true;
+        }
         if !hands_out {
             return false;
         }
         let due = |due: UnixMs| self.shared.until(due) == Duration::ZERO;
-        let may_read = self.room() > 0 || memory.open_count() == 0;
-        let reads = memory.wants_read() && tenure.ready.is_empty();
-        let next_begins = memory.next_read().is_some_and(due);
-        (may_read && (reads || next_begins))
-            || memory.next_due().is_some_and(due)
-            || tenure.hint.is_some_and(due)
+        let next_begins = has_room && memory.next_read().is_some_and(due);
+        next_begins || memory.next_due().is_some_and(due) || tenure.hint.is_some_and(due)
     }
 
     /// One turn. `Some`: the tenure is over. What forward reports is not taken in while a turn is under
@@ -252,7 +259,7 @@ impl Poller {
         let hand_out = self.may_hand_out(tenure);
         let now = self.shared.store.now_bounds().at_most;
         let read_ahead = u64::try_from(self.shared.config.read_ahead.as_millis()).unwrap_or(0);
-        let room = if hand_out { self.room() } else { 0 };
+        let room = if self.may_read() { self.room() } else { 0 };
         let turn = tenure.memory.plan(now, read_ahead, hand_out, room);
         tenure.hint = None;
         let held = match self.take_turn(tenure, turn).await {
@@ -392,8 +399,8 @@ impl Poller {
     fn wake_at(&self, tenure: &Tenure) -> Instant {
         let mut at = tenure.renew_at;
         let hands_out = self.may_hand_out(tenure);
-        let may_read = self.room() > 0 || tenure.memory.open_count() == 0;
-        let next_read = tenure.memory.next_read().filter(|_| may_read);
+        let has_room = self.room() > 0 || tenure.memory.open_count() == 0;
+        let next_read = tenure.memory.next_read().filter(|_| has_room);
         let dues = [tenure.memory.next_due(), next_read, tenure.hint];
         for due in dues.into_iter().flatten().filter(|_| hands_out) {
             at = at.min(Instant::now() + self.shared.until(due));

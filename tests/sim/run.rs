@@ -125,6 +125,17 @@ impl Run {
         Instance { link, drain }
     }
 
+    /// Until some fault has hit, waits a moment for something to hit.
+    async fn wait_for_flight(&self) {
+        for _ in 0..1_000 {
+            let hit = self.world.hits.load(Ordering::Relaxed) > 0;
+            if hit || self.world.in_flight.load(Ordering::Relaxed) > 0 {
+                return;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// One fault, by the plan's dice.
     async fn fault(&mut self) {
         let world = Arc::clone(&self.world);
@@ -148,9 +159,9 @@ impl Run {
             }
             6..8 => {
                 world.fault("nsqd goes away".to_owned());
-                world.up.send_replace(false);
+                world.up.store(false, Ordering::Relaxed);
                 sleep(Duration::from_millis(world.below(4_000))).await;
-                world.up.send_replace(true);
+                world.up.store(true, Ordering::Relaxed);
             }
             _ => {
                 let sizes = [-3_600_000, 3_600_000, -5_000, 5_000, -40, 40];
@@ -194,6 +205,7 @@ impl Run {
             let pause = Duration::from_millis(300 + self.world.below(2_500));
             sleep(pause).await;
             if !calm {
+                self.wait_for_flight().await;
                 self.fault().await;
             }
         }
@@ -209,17 +221,42 @@ impl Run {
         let healed = clock();
         loop {
             sleep(Duration::from_millis(500)).await;
+            let settled = clock() > healed + Duration::from_secs(18);
+            if !settled {
+                continue;
+            }
             let (fates, broken) = replay(&self.world.history.lock().unwrap(), calm);
             let late = clock() > healed + Duration::from_secs(HEAL_S);
             let owed = owed(&fates, &self.dead());
-            let settled = clock() > healed + Duration::from_secs(18);
-            if !broken.is_empty() || late || (owed.is_empty() && settled) {
+            if !broken.is_empty() || late || owed.is_empty() {
                 return self.outcome(broken, if late { owed } else { Vec::new() });
             }
         }
     }
 
+    /// What the shards hold, for a trace.
+    fn state(&self) -> String {
+        let contents = self.server.contents();
+        let mut text = format!(
+            "now {} members {:?}\n",
+            self.world.time_us(),
+            contents.members
+        );
+        for keys in &contents.shards {
+            let records = keys.due.values().flatten().flat_map(|pack| &pack.records);
+            let dues: Vec<_> = records.map(|r| (r.due.0, r.body.clone())).collect();
+            text += &format!(
+                "H {} S {} opened {} below {} claim {:?} {dues:?}\n",
+                keys.handed, keys.settled, keys.opened, keys.below, keys.claim
+            );
+        }
+        text
+    }
+
     fn outcome(&self, mut broken: Vec<String>, owed: Vec<usize>) -> Outcome {
+        if !owed.is_empty() {
+            broken.push(self.state());
+        }
         broken.extend(
             owed.iter()
                 .map(|number| format!("message {number} was lost")),

@@ -89,7 +89,8 @@ pub(crate) struct World {
     pub(crate) in_flight: AtomicI64,
     offset_us: AtomicI64,
     latest_us: AtomicU64,
-    pub(crate) up: watch::Sender<bool>,
+    /// Whether nsqd is there. Polled: what wakes several at once does so in no fixed order.
+    pub(crate) up: AtomicBool,
     pub(crate) history: Mutex<Vec<Event>>,
     pub(crate) tracker: TaskTracker,
     pub(crate) bug: Option<Bug>,
@@ -104,7 +105,7 @@ impl World {
             in_flight: AtomicI64::new(0),
             offset_us: AtomicI64::new(0),
             latest_us: AtomicU64::new(0),
-            up: watch::Sender::new(true),
+            up: AtomicBool::new(true),
             history: Mutex::new(Vec::new()),
             tracker: TaskTracker::new(),
             bug,
@@ -212,7 +213,7 @@ impl ModelForward {
     ) -> Result<(), Error> {
         let world = &self.world;
         self.link.gate().await;
-        if !*world.up.borrow() || deadline.passed() {
+        if !world.up.load(Ordering::Relaxed) || deadline.passed() {
             sleep(ms(1)).await;
             return Err(Error::NotSent);
         }
@@ -241,7 +242,7 @@ impl ModelForward {
             let world = Arc::clone(world);
             self.world.tracker.spawn(async move {
                 sleep(out).await;
-                let up = *world.up.borrow();
+                let up = world.up.load(Ordering::Relaxed);
                 if up {
                     for message in messages {
                         world.record(What::Delivered { message });
@@ -303,14 +304,14 @@ impl Forward for ModelForward {
     }
 
     fn available(&self) -> bool {
-        *self.world.up.borrow()
+        self.world.up.load(Ordering::Relaxed)
     }
 
     fn wait_available(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let mut up = self.world.up.subscribe();
-            let waited = up.wait_for(|up| *up).await.map(|_| ());
-            waited.unwrap();
+            while !self.available() {
+                sleep(ms(20)).await;
+            }
         })
     }
 }

@@ -11,8 +11,8 @@ use nsqdelayd::id::{MessageId, MintedId, Place};
 use nsqdelayd::message::UnixMs;
 use nsqdelayd::shard::{InstanceId, ShardId, Topology};
 use nsqdelayd::store::{
-    ClaimStore, ClaimToken, Error, ErrorKind, NowBounds, Pack, ParkReply, ParkTo, Parked, Record,
-    Session, Turn, TurnReply, Wake,
+    ClaimStore, ClaimToken, Error, ErrorKind, Members, NowBounds, Pack, ParkReply, ParkTo, Parked,
+    Record, Session, Turn, TurnReply, Wake,
 };
 use tokio::sync::mpsc;
 
@@ -211,7 +211,7 @@ impl ClaimStore for ModelStore {
         })
     }
 
-    fn beat(&self, me: InstanceId, leave: bool) -> BoxFuture<'_, Result<Vec<InstanceId>, Error>> {
+    fn beat(&self, me: InstanceId, leave: bool) -> BoxFuture<'_, Result<Members, Error>> {
         Box::pin(async move {
             if self.link.session().is_none() {
                 return Err(Error::new(ErrorKind::Unavailable));
@@ -219,7 +219,8 @@ impl ClaimStore for ModelStore {
             let live = self.link.send(&self.server, Request::Beat, move |server| {
                 server.members(&me, leave)
             });
-            live.await
+            let (live, next_expiry) = (live.await?, None);
+            Ok(Members { live, next_expiry })
         })
     }
 

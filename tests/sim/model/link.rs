@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use nsqdelayd::message::UnixMs;
 use nsqdelayd::store::{Error, ErrorKind, Session};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
@@ -84,7 +83,7 @@ pub(crate) struct Link {
     wire: Arc<dyn Wire>,
     clock: fn() -> Duration,
     reading: Mutex<Reading>,
-    session: watch::Sender<Option<u64>>,
+    session: Mutex<Option<u64>>,
     frozen_until: Mutex<Option<Instant>>,
     dead: AtomicBool,
     tracker: TaskTracker,
@@ -105,7 +104,7 @@ impl Link {
             wire,
             clock,
             reading: Mutex::new(Reading::default()),
-            session: watch::Sender::new(Some(1)),
+            session: Mutex::new(Some(1)),
             frozen_until: Mutex::new(None),
             dead: AtomicBool::new(false),
             tracker: tracker.clone(),
@@ -141,25 +140,28 @@ impl Link {
     }
 
     pub(crate) fn session(&self) -> Option<Session> {
-        (*self.session.borrow()).map(Session)
+        self.session.lock().unwrap().map(Session)
     }
 
     pub(crate) async fn new_session(&self, known: Option<Session>) -> Session {
-        let mut sessions = self.session.subscribe();
-        let is_new = |session: &Option<u64>| session.is_some() && session.map(Session) != known;
-        let session = sessions.wait_for(is_new).await.unwrap();
-        Session(session.unwrap())
+        loop {
+            match self.session() {
+                Some(session) if Some(session) != known => return session,
+                // Polled: what wakes several at once does so in no fixed order.
+                _ => sleep(Duration::from_millis(10)).await,
+            }
+        }
     }
 
     /// The connection breaks, and is there again after a while as another one.
     pub(crate) fn break_session(self: &Arc<Self>) {
-        let Some(number) = self.session.send_replace(None) else {
+        let Some(number) = self.session.lock().unwrap().take() else {
             return;
         };
         let link = Arc::clone(self);
         self.tracker.spawn(async move {
             pause(link.wire.reconnect()).await;
-            link.session.send_replace(Some(number + 1));
+            *link.session.lock().unwrap() = Some(number + 1);
         });
     }
 

@@ -117,6 +117,7 @@ pub(crate) struct Shard {
     pub(crate) handed: UnixMs,
     pub(crate) settled: UnixMs,
     pub(crate) opened: UnixMs,
+    pub(crate) watch: UnixMs,
     pub(crate) below: u64,
     pub(crate) closed: bool,
     pub(crate) cancelled: BTreeMap<Place, UnixMs>,
@@ -152,12 +153,12 @@ impl Shard {
         }
     }
 
-    /// R3: what appears at or below `opened` is counted and published.
+    /// R3: what appears at or below `opened` is counted, and published up to `watch` too.
     fn count_below(&mut self, due: UnixMs) {
-        if due <= self.opened {
-            if self.bug != Some(Bug::BelowNotCounted) {
-                self.below += 1;
-            }
+        if due <= self.opened && self.bug != Some(Bug::BelowNotCounted) {
+            self.below += 1;
+        }
+        if due <= self.opened.max(self.watch) {
             self.published.push(due);
         }
     }
@@ -209,10 +210,10 @@ impl Shard {
             }
             self.add(new.pack.clone());
             let due = new.pack.score.due();
-            if due <= self.opened {
-                if self.bug != Some(Bug::BelowNotCounted) {
-                    self.below += 1;
-                }
+            if due <= self.opened && self.bug != Some(Bug::BelowNotCounted) {
+                self.below += 1;
+            }
+            if due <= self.opened.max(self.watch) {
                 earliest = Some(earliest.map_or(due, |e| e.min(due)));
             }
         }
@@ -244,6 +245,16 @@ impl Shard {
             self.opened = self.opened.max(head.map_or(until, |head| head.min(until)));
             self.claim = None;
         } else {
+            if turn.open_to > UnixMs(0) {
+                let beyond = Score::new(turn.open_to, Score::PER_MS - 1);
+                head = self
+                    .due
+                    .keys()
+                    .find(|score| **score > beyond)
+                    .map(|score| score.due());
+                let watch = turn.open_to.plus_ms(ttl_ms);
+                self.watch = head.map_or(watch, |head| head.min(watch));
+            }
             self.claim = Some((turn.token.clone(), now.plus_ms(ttl_ms)));
         }
         TurnReply::Held(Held {
