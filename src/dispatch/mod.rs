@@ -33,6 +33,9 @@ use crate::store::{ClaimStore, Wake};
 /// Time after an instance's expiry at which it is looked for.
 const EXPIRY_MARGIN: Duration = Duration::from_millis(5);
 
+/// Old ids age so much more rarely than idle shards are looked at: nobody waits for it.
+const TRIM_SWEEPS: u32 = 10;
+
 /// Serves the shards that this instance owns among the live ones.
 #[derive(Debug)]
 pub struct Dispatcher {
@@ -124,7 +127,7 @@ impl Dispatcher {
         }
         self.ending.retain(|driver| !driver.is_finished());
         self.measure();
-        if self.last_trim.elapsed() >= self.shared.config.sweep {
+        if self.last_trim.elapsed() >= self.shared.config.sweep * TRIM_SWEEPS {
             self.last_trim = Instant::now();
             self.trim();
         }
