@@ -273,7 +273,8 @@ impl Memory {
         let limit = (READ_BYTES.min(room.max(1)) / self.pack_bytes.max(1)).clamp(1, PACKS_MAX);
         let after_handed = Score::new(handed, Score::PER_MS - 1);
         let after = match self.reread_from {
-            Some(from) => Score::new(from, Score::PER_MS - 1),
+            // Never ahead of the cursor: H may have run beyond what has been read.
+            Some(from) => Score::new(from, Score::PER_MS - 1).min(self.cursor),
             // Nothing is held: reading from H costs nothing, and misses nothing that `below` counts.
             None if self.open.is_empty() && !self.limited && self.handed.is_some() => {
                 after_handed.min(self.cursor)
