@@ -69,8 +69,10 @@ impl Side {
     async fn turn(&mut self, asked: Asked) -> String {
         let mut told: Vec<String> = Vec::new();
         let (mut below, mut records) = (0, Vec::new());
+        // Of the turn before, for every shard: minted ids lie elsewhere in the other store.
+        let settled = self.owner.handed;
         for shard in self.store.topology().all() {
-            let turn = self.plan(shard, asked);
+            let turn = self.plan(shard, asked, settled);
             let session = self.store.session().unwrap();
             let mut reply = self.store.turn(session, shard, turn.clone()).await.unwrap();
             if asked.repeat {
@@ -97,8 +99,7 @@ impl Side {
         format!("{told:?} below {below} records {records:?}")
     }
 
-    fn plan(&self, shard: ShardId, asked: Asked) -> Turn {
-        let settled = self.owner.handed;
+    fn plan(&self, shard: ShardId, asked: Asked, settled: UnixMs) -> Turn {
         let finished = self.owner.packs.iter().filter(|((of, _), pack)| {
             asked.settle && *of == shard && pack.records.iter().all(|r| r.due <= settled)
         });

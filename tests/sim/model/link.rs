@@ -187,9 +187,9 @@ impl Link {
         UnixMs(self.upper_us().div_ceil(1_000))
     }
 
-    /// The same, rounded to the wrong side.
+    /// The same, rounded to the wrong side, to 10 ms.
     pub(crate) fn upper_down(&self) -> UnixMs {
-        UnixMs(self.upper_us() / 1_000)
+        UnixMs(self.upper_us() / 10_000 * 10)
     }
 
     /// Redis's clock is at least this, in µs.

@@ -35,7 +35,7 @@ pub(crate) enum Bug {
     MarksDropped,
     /// Two packs may have one score: the second replaces the first.
     SharedScores,
-    /// A due time is rounded down to the ms.
+    /// A due time is rounded down, to 10 ms.
     DueRoundedDown,
     /// An insert may appear at or under H.
     LateInserts,
