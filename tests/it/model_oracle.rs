@@ -27,11 +27,27 @@ use tokio_util::task::TaskTracker;
 
 use crate::support::redis::Redis;
 use crate::support::{sized, unix_ms, unix_us};
-use model::link::Calm;
+use model::link::{Fate, Request, Wire};
 use model::{Link, ModelStore, Server, Settings};
 
 const SHARDS: u16 = 3;
 const HOUR_MS: u64 = 3_600_000;
+
+/// Nothing befalls a request, and it takes no time.
+#[derive(Debug)]
+struct Calm;
+
+impl Wire for Calm {
+    fn fate(&self, _request: Request) -> Fate {
+        Fate::Answered {
+            out: Duration::ZERO,
+            back: Duration::ZERO,
+        }
+    }
+    fn reconnect(&self) -> Duration {
+        Duration::ZERO
+    }
+}
 
 trait Both: ScheduleStore + ClaimStore {}
 impl<T: ScheduleStore + ClaimStore> Both for T {}
@@ -510,7 +526,7 @@ fn settings() -> Settings {
         shards: SHARDS,
         pack_window_ms: 1_000,
         pack_bytes: 2_000,
-        claim_ttl: Duration::from_secs(3_600),
+        claim_ttl: Duration::from_hours(1),
         instance_ttl_ms: 5_000,
         dedupe_window_ms: HOUR_MS,
         dead_letters_max: 1_000,

@@ -54,7 +54,7 @@ fn dispatch_config() -> Config {
         claim_ttl: Duration::from_secs(5),
         heartbeat: Duration::from_millis(1_500),
         read_ahead: Duration::from_millis(50),
-        sweep: Duration::from_secs(60),
+        sweep: Duration::from_mins(1),
         open_bytes_max: 4_000,
         unsettled_max: 12,
         batch_messages_max: 5,
@@ -229,7 +229,7 @@ impl Run {
             let late = clock() > healed + Duration::from_secs(HEAL_S);
             let owed = owed(&fates, &self.dead());
             if !broken.is_empty() || late || owed.is_empty() {
-                return self.outcome(broken, if late { owed } else { Vec::new() });
+                return self.outcome(broken, if late { &owed } else { &[] });
             }
         }
     }
@@ -245,15 +245,16 @@ impl Run {
         for keys in &contents.shards {
             let records = keys.due.values().flatten().flat_map(|pack| &pack.records);
             let dues: Vec<_> = records.map(|r| (r.due.0, r.body.clone())).collect();
-            text += &format!(
+            let line = format!(
                 "H {} S {} opened {} below {} claim {:?} {dues:?}\n",
                 keys.handed, keys.settled, keys.opened, keys.below, keys.claim
             );
+            text.push_str(&line);
         }
         text
     }
 
-    fn outcome(&self, mut broken: Vec<String>, owed: Vec<usize>) -> Outcome {
+    fn outcome(&self, mut broken: Vec<String>, owed: &[usize]) -> Outcome {
         if !owed.is_empty() {
             broken.push(self.state());
         }

@@ -53,22 +53,6 @@ pub(crate) trait Wire: Send + Sync + fmt::Debug {
     fn reconnect(&self) -> Duration;
 }
 
-/// Nothing befalls a request, and it takes no time.
-#[derive(Debug)]
-pub(crate) struct Calm;
-
-impl Wire for Calm {
-    fn fate(&self, _request: Request) -> Fate {
-        Fate::Answered {
-            out: Duration::ZERO,
-            back: Duration::ZERO,
-        }
-    }
-    fn reconnect(&self) -> Duration {
-        Duration::ZERO
-    }
-}
-
 #[derive(Debug, Clone, Copy, Default)]
 struct Reading {
     redis_us: u64,
@@ -90,7 +74,7 @@ pub(crate) struct Link {
 }
 
 /// Longest that a sender waits for a reply.
-const REQUEST_TIMEOUT: Duration = Duration::from_millis(1_000);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Link {
     pub(crate) fn new(

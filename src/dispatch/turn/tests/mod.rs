@@ -24,6 +24,8 @@ struct Shard {
     marks: BTreeMap<Place, UnixMs>,
     /// Messages that the counters beside the packs tell.
     pending: i64,
+    /// Packs so far.
+    nonces: u32,
 }
 
 impl Shard {
@@ -42,7 +44,10 @@ impl Shard {
     fn insert_of(&mut self, k: u64, dues: &[u64], topic: &str) -> Vec<Key> {
         let score = Score::new(UnixMs(dues[0]), k);
         assert!(score.due() > self.handed && !self.packs.contains_key(&score));
-        let pack = pack(score, dues, topic);
+        let mut pack = pack(score, dues, topic);
+        // As in Redis: a score may come again, a nonce does not.
+        self.nonces += 1;
+        pack.nonce = self.nonces;
         let keys = keys(&pack);
         self.packs.insert(score, ReadPack::Pack(pack));
         self.pending += i64::try_from(dues.len()).unwrap();
