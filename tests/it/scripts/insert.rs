@@ -184,15 +184,20 @@ async fn an_insert_below_what_is_opened_counts_and_wakes(server: Redis) {
         bench.ask::<(String, u64)>("PUBSUB NUMSUB :wake").1 == 1
     })
     .await;
+    // Beyond what the owner watches: it comes back before that by itself.
+    bench.put(opened + HOUR).await;
+    // Beyond what was read, and before the owner comes back: it must know, but has missed nothing.
     bench.put(opened + 1).await;
     assert_eq!(bench.horizon("below"), 0);
     bench.put(opened).await;
     assert_eq!(bench.horizon("below"), 1);
-    // That the subscription began is news as well.
-    while let Some(wake) = wakes.next().await {
-        if wake != Wake::Lost {
-            assert_eq!(wake, Wake::Earlier(bench.shard(), UnixMs(opened)));
-            break;
+    for due in [opened + 1, opened] {
+        // That the subscription began is news as well.
+        while let Some(wake) = wakes.next().await {
+            if wake != Wake::Lost {
+                assert_eq!(wake, Wake::Earlier(bench.shard(), UnixMs(due)));
+                break;
+            }
         }
     }
 }
