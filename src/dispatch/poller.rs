@@ -33,6 +33,8 @@ const BUSY_PAUSE_MAX: Duration = Duration::from_millis(300);
 const SETTLE_BATCH: usize = 1_000;
 /// How long what is done may wait for a turn that hands out anyway.
 const SETTLE_DEFER: Duration = Duration::from_millis(100);
+/// Reads of a shard that is given up, so that S can pass what was delivered.
+const STOP_READS_MAX: u32 = 8;
 /// Share of a claim's life that must be left to send under it.
 const DEADLINE_SHARE: f64 = 0.9;
 
@@ -180,6 +182,7 @@ impl Poller {
     }
 
     async fn serve(&mut self, tenure: &mut Tenure) -> Ended {
+        let mut stop_reads = STOP_READS_MAX;
         loop {
             if let Some(ended) = self.turn(tenure).await {
                 return ended;
@@ -191,6 +194,11 @@ impl Poller {
                     return self.idle(tenure).await;
                 }
                 if self.stop.is_cancelled() && tenure.in_flight == 0 && tenure.ready.is_empty() {
+                    // The next owner would send again what S has not passed: read what holds S up.
+                    if tenure.memory.reading_holds_settle() && stop_reads > 0 {
+                        stop_reads -= 1;
+                        break;
+                    }
                     return self.idle(tenure).await;
                 }
                 if self.turn_is_due(tenure) {
@@ -259,7 +267,11 @@ impl Poller {
         let hand_out = self.may_hand_out(tenure);
         let now = self.shared.store.now_bounds().at_most;
         let read_ahead = u64::try_from(self.shared.config.read_ahead.as_millis()).unwrap_or(0);
-        let room = if self.may_read() { self.room() } else { 0 };
+        let room = if self.may_read() || self.stop.is_cancelled() {
+            self.room()
+        } else {
+            0
+        };
         let turn = tenure.memory.plan(now, read_ahead, hand_out, room);
         tenure.hint = None;
         let held = match self.take_turn(tenure, turn).await {

@@ -8,6 +8,9 @@
 #[expect(dead_code, reason = "the simulation uses the rest")]
 mod model;
 
+#[path = "model_calm.rs"]
+mod calm;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,27 +30,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::support::redis::Redis;
 use crate::support::{sized, unix_ms, unix_us};
-use model::link::{Fate, Request, Wire};
+use calm::Calm;
 use model::{Link, ModelStore, Server, Settings};
 
 const SHARDS: u16 = 3;
 const HOUR_MS: u64 = 3_600_000;
-
-/// Nothing befalls a request, and it takes no time.
-#[derive(Debug)]
-struct Calm;
-
-impl Wire for Calm {
-    fn fate(&self, _request: Request) -> Fate {
-        Fate::Answered {
-            out: Duration::ZERO,
-            back: Duration::ZERO,
-        }
-    }
-    fn reconnect(&self) -> Duration {
-        Duration::ZERO
-    }
-}
 
 trait Both: ScheduleStore + ClaimStore {}
 impl<T: ScheduleStore + ClaimStore> Both for T {}

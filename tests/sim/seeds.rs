@@ -6,7 +6,7 @@ use crate::model::Bug;
 use crate::run::{Outcome, play};
 
 /// Seeds of a plain test run.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 2_000;
 /// Seeds within which a planted bug must be found.
 const BUG_SEEDS: u64 = 300;
 

@@ -200,6 +200,17 @@ impl Memory {
         !self.finished.is_empty() || (self.done_above_count > 0 && self.settle_to() > self.settled)
     }
 
+    /// Whether S stays below messages that are done only because something has not been read.
+    pub(super) fn reading_holds_settle(&self) -> bool {
+        let settle_to = self.settle_to();
+        let first_open = self.open.first_key_value().map(|(key, _)| key.due);
+        let unread = self
+            .done_above
+            .range((Bound::Excluded(settle_to), Bound::Unbounded))
+            .next();
+        unread.is_some_and(|(due, _)| first_open.is_none_or(|open| *due < open))
+    }
+
     /// Whether there is nothing to remember but what the next turn settles.
     pub(super) fn is_done(&self) -> bool {
         self.open.is_empty() && !self.wants_read() && self.unreadable.is_empty()
