@@ -17,6 +17,10 @@ async fn random_conversations_get_nsqds_answers() {
     let mut random = fastrand::Rng::with_seed(seed);
     for number in 0..CONVERSATIONS {
         let sends = conversation(&mut random);
+        // A cut MPUB before a DPUB spells our own command, which nsqd does not know.
+        if sends.windows(5).any(|word| word == b"MDPUB") {
+            continue;
+        }
         let mut theirs = Client::connect(nsqd.tcp.parse().unwrap()).await;
         // nsqd may reset after its error, which may eat frames: then what came has to be a beginning.
         let mut reset = theirs.stream.write_all(&sends).await.is_err();
