@@ -23,6 +23,10 @@ use crate::store::{Error, ErrorKind};
 /// score tells whether reading its pack may be dear.
 const BIG: u64 = Score::PER_MS / 2;
 
+/// A message that is due at once is stamped so far ahead of the estimate, in ms: its insert takes a
+/// moment to arrive, and nothing may appear at or under H.
+pub(super) const AHEAD_MS: u64 = 2;
+
 /// What the parts of the store share.
 #[derive(Debug)]
 pub(super) struct Core {

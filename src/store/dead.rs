@@ -6,7 +6,7 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 
 use crate::id::{MessageId, Score};
 use crate::message::{Delay, Due};
-use crate::store::core::Core;
+use crate::store::core::{AHEAD_MS, Core};
 use crate::store::lookup::{Placed, asked, find, link, stamp};
 use crate::store::pack::{Pack, Record};
 use crate::store::script::{self, PlaceReply, Requeue};
@@ -107,7 +107,7 @@ pub(super) async fn requeue(core: &Core, id: &MessageId) -> Result<Reschedule, E
         let to = Some((new.place.score, &new.value[..], &new.entry[..]));
         match change(core, id, &text, &value, to, record.topic.as_str()).await? {
             PlaceReply::Ok => return Ok(Reschedule::Moved(to_due)),
-            PlaceReply::Late(limit) => due = Due::At(limit.plus_ms(2)),
+            PlaceReply::Late(limit) => due = Due::At(limit.plus_ms(AHEAD_MS)),
             // Another k, or the dead letter has changed: look again.
             _ => {}
         }

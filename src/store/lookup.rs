@@ -10,7 +10,7 @@ use crate::id::{MessageId, Place};
 use crate::message::{Due, UnixMs};
 use crate::shard::ShardId;
 use crate::store::connect::{Connected, is_broken, was_refused};
-use crate::store::core::Core;
+use crate::store::core::{AHEAD_MS, Core};
 use crate::store::entry::{Entry, Kind, mark_of};
 use crate::store::pack::{Pack, Record};
 use crate::store::packing::Scores as _;
@@ -23,8 +23,6 @@ const CANCELS_MAX: usize = 100;
 const BIG_CANCELS_MAX: usize = 4;
 /// How often a message that moves while it is looked at is looked at again.
 const LOOKS_MAX: u32 = 20;
-/// A message that is moved to now is stamped so far ahead of the estimate, in ms.
-const AHEAD_MS: u64 = 2;
 
 /// A message, where it is and how it stands.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use crate::id::MessageId;
 use crate::message::{Due, Message, UnixMs};
 use crate::shard::ShardId;
 use crate::store::connect::{Connected, is_broken, was_refused};
-use crate::store::core::Core;
+use crate::store::core::{AHEAD_MS, Core};
 use crate::store::entry::{Entry, Kind};
 use crate::store::packing::{self, Packed, Stamped, digest_of};
 use crate::store::script::{self, InsertReply, Verdict};
@@ -26,9 +26,6 @@ use crate::store::{Error, ErrorKind, Receipt};
 const INSERTS_MAX: usize = 2;
 /// How often one insert is stamped or placed anew before it is given up.
 const ATTEMPTS_MAX: u32 = 30;
-/// A message that is due at once is stamped so far ahead of the estimate, in ms: its insert takes a
-/// moment to arrive, and nothing may appear at or under H.
-const AHEAD_MS: u64 = 2;
 /// What a message costs the queue besides its body.
 const REQUEST_OVERHEAD: usize = 200;
 
