@@ -24,7 +24,9 @@ fn proof_lateness() {
     let mut load = child::command(&tool("interop"));
     // nsqd looks for new channels every 5 s; until then its own deferred messages wait.
     load.args(["load", "-json", "-warm", "6s", "-rate", "1000"])
-        .args(["-size", "500", "-n", &count, "-nsqd", &nsqd.tcp]);
+        .args(["-size", "500", "-n", &count, "-nsqd", &nsqd.tcp])
+        // Together they would measure each other's load.
+        .arg("-one-by-one");
     for (policy, app) in policies.iter().zip(&apps) {
         load.args(["-target", &format!("{policy}={}", app.tcp)]);
     }
