@@ -81,10 +81,7 @@ impl Parts {
     ) {
         let metrics = ingest::metrics::Metrics::register(&mut registry);
         let start = Arc::new(facts(&doors));
-        let intake = Intake {
-            store,
-            config: Arc::new(config),
-        };
+        let intake = Intake::new(store, config);
         let clients = Clients::default();
         let stage = &self.doors;
         stage.tracker.spawn(ingest::listener::serve(

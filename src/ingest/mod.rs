@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod api_v1;
+mod budget;
 pub mod clients;
 pub mod http;
 pub mod listener;
@@ -13,9 +14,14 @@ mod nsqd_http;
 mod openapi;
 mod ops_http;
 mod problem;
+mod quota;
 pub mod reply;
 mod session;
 
+pub use quota::Limits;
+
+use crate::ingest::budget::Budget;
+use crate::ingest::quota::Quota;
 use crate::message::{Delay, Due, Message};
 use crate::store::{Error, Receipt, ScheduleStore};
 
@@ -38,6 +44,11 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// Most message bytes of one connection that are read and not yet answered.
     pub connection_in_flight_bytes_max: usize,
+    /// Most bytes of all requests that are read and not yet answered, with what each message takes
+    /// beside its body.
+    pub in_flight_bytes_max: usize,
+    /// Limits on what is pending.
+    pub limits: Limits,
 }
 
 /// The way of every message into the store.
@@ -47,11 +58,25 @@ pub struct Intake {
     pub store: Arc<dyn ScheduleStore>,
     /// What the doors are told.
     pub config: Arc<Config>,
+    /// Memory for what is under way.
+    budget: Arc<Budget>,
+    quota: Arc<Quota>,
 }
 
 impl Intake {
+    /// The way into `store`.
+    pub fn new(store: Arc<dyn ScheduleStore>, config: Config) -> Self {
+        Self {
+            store,
+            budget: Budget::new(config.in_flight_bytes_max),
+            quota: Arc::new(Quota::new(config.limits)),
+            config: Arc::new(config),
+        }
+    }
+
     /// Stores all of `messages` or none. Topic, size and delay have been checked by the door.
     pub async fn accept(&self, messages: Vec<Message>) -> Result<Vec<Receipt>, Error> {
+        self.quota.admit(&*self.store, &messages).await?;
         self.store.schedule(messages).await
     }
 

@@ -11,12 +11,14 @@
 mod api_v1;
 mod cancel_race;
 mod cli;
+mod clock_steps;
 mod crash;
 mod dev;
 mod docs;
 mod end_to_end;
 mod forward;
 mod interop;
+mod limits;
 mod model_oracle;
 mod nsqd_http;
 mod nsqd_tcp;

@@ -109,8 +109,6 @@ pub(super) struct Shared {
     pub(super) state: HttpState,
     /// When what is pending was last counted for `/metrics`.
     pub(super) counted: Mutex<Option<Instant>>,
-    /// Memory for bodies, see [`BodyReader`].
-    bodies: Semaphore,
 }
 
 impl Shared {
@@ -118,13 +116,12 @@ impl Shared {
         Arc::new(Self {
             state,
             counted: Mutex::new(None),
-            bodies: Semaphore::new(body::BUDGET_UNITS_MAX),
         })
     }
 
     /// A reader of `body`, up to `limit` bytes.
-    pub(super) fn reader(&self, body: Body, limit: usize) -> BodyReader<'_> {
-        BodyReader::new(body, limit, &self.bodies)
+    pub(super) fn reader(&self, body: Body, limit: usize) -> BodyReader {
+        BodyReader::new(body, limit, self.state.intake.budget.share())
     }
 
     /// Where the process stands now.
@@ -168,6 +165,11 @@ pub async fn serve(
     drain: CancellationToken,
 ) {
     let permits = Arc::new(Semaphore::new(state.intake.config.max_connections));
+    let label = DoorLabel { door: Door::Http };
+    let refused = state
+        .metrics
+        .connections_refused
+        .get_or_create_owned(&label);
     let server = Server {
         head_timeout: state.intake.config.handshake_timeout,
         metrics: state.metrics.clone(),
@@ -191,7 +193,10 @@ pub async fn serve(
             Ok(permit) => {
                 tracker.spawn(server.clone().connection(stream, permit));
             }
-            Err(_full) => turn_away(&stream),
+            Err(_full) => {
+                refused.inc();
+                turn_away(&stream);
+            }
         }
     }
 }

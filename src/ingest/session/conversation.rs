@@ -12,15 +12,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::Desk;
-use super::flight::{Answer, Flight, Outcome};
+use super::flight::{Answer, Flight, Outcome, cost, messages};
+use crate::ingest::budget::Share;
 use crate::ingest::metrics::{CancelLabel, Door, Reason, RefusedLabel};
 use crate::ingest::reply::{self, Asked};
 use crate::message::{Delay, Due, Message, TopicName};
-use crate::nsq::command::{Bodies, Command};
+use crate::nsq::command::Command;
 use crate::nsq::decoder::{Decoder, Limits, Stop};
 use crate::nsq::error_code::{ErrorCode, Refusal};
 use crate::nsq::frame::{self, FrameType};
 use crate::nsq::identify::{Identify, Negotiated};
+use crate::store::ErrorKind;
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +65,8 @@ pub(super) struct Conversation {
     accepted: Counter,
     decoder: Decoder,
     flight: Flight,
+    /// Memory for what is read and not answered.
+    share: Share,
     negotiated: Negotiated,
     input: Input,
     end: End,
@@ -112,6 +116,7 @@ impl Conversation {
             accepted,
             decoder: Decoder::new(limits),
             flight: Flight::new(desk.intake.clone()),
+            share: desk.intake.budget.share(),
             negotiated: Negotiated::new(interval, config.max_heartbeat_interval),
             input: Input::Open,
             end: End::Told,
@@ -215,8 +220,17 @@ impl Conversation {
                 Some(command) => command,
                 None if !self.has_room() => break,
                 None => match self.decoder.decode(&mut self.buffer) {
-                    Ok(Some(command)) => command,
+                    Ok(Some(command)) => {
+                        if let Some((asked, messages, bytes)) = cost(&command)
+                            && !self.charge(bytes)
+                        {
+                            self.refuse_overloaded(asked, messages);
+                            break;
+                        }
+                        command
+                    }
                     Ok(None) => {
+                        self.check_charge();
                         self.out_of_bytes();
                         break;
                     }
@@ -240,6 +254,39 @@ impl Conversation {
         if any {
             self.restart_read_deadline();
         }
+    }
+
+    /// Holds memory for what is in flight, what was read, and so much more. `false`: there is none.
+    fn charge(&mut self, more: usize) -> bool {
+        let bytes = self.flight.bytes() + self.buffer.len() + more;
+        self.share.resize(bytes).is_ok()
+    }
+
+    /// Half a body counts too: many clients that send one slowly take as much as a few that are fast.
+    fn check_charge(&mut self) {
+        if self.charge(0) {
+            return;
+        }
+        match self.decoder.reads_body_of().map(Asked::of_name) {
+            Some(Some(asked)) => self.refuse_overloaded(asked, 1),
+            Some(None) => {
+                if let Some(refusal) = self.decoder.interrupted() {
+                    self.refuse(refusal);
+                }
+            }
+            // A line is short.
+            None => {}
+        }
+    }
+
+    fn refuse_overloaded(&mut self, asked: Asked, messages: usize) {
+        let kind = ErrorKind::Overloaded;
+        self.flight.respond(Outcome::NotAccepted {
+            kind,
+            messages,
+            refusal: reply::refusal(asked, kind),
+        });
+        self.close_input();
     }
 
     fn may_start(&self, command: &Command) -> bool {
@@ -391,6 +438,8 @@ impl Conversation {
             });
             self.published.clear();
         }
+        // Less than before is always granted; if more was read meanwhile, it is charged when decoded.
+        let _granted = self.charge(0);
         // nsqd counts the time of a client from the end of its last command.
         if self.flight.is_empty() {
             self.restart_read_deadline();
@@ -538,14 +587,4 @@ fn shorten(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(SELF_DESCRIPTION_LEN_MAX));
     text.shrink_to_fit();
     text
-}
-
-fn messages(topic: &TopicName, due: Due, bodies: &Bodies) -> Vec<Message> {
-    let message = |body| Message {
-        topic: topic.clone(),
-        body,
-        due,
-        id: None,
-    };
-    bodies.iter().map(message).collect()
 }

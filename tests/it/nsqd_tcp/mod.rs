@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use nsqdelayd::ingest::clients::{ClientStats, Clients};
 use nsqdelayd::ingest::metrics::Metrics;
-use nsqdelayd::ingest::{Config, Intake, listener};
+use nsqdelayd::ingest::{Config, Intake, Limits, listener};
 use nsqdelayd::message::Delay;
 use nsqdelayd::nsq::frame::{Frame, FrameType};
 use nsqdelayd::store::ScheduleStore;
@@ -53,14 +53,13 @@ impl Door {
             max_connections: 100,
             handshake_timeout: Duration::from_secs(5),
             connection_in_flight_bytes_max: 1024 * 1024,
+            in_flight_bytes_max: 256 * 1024 * 1024,
+            limits: Limits::default(),
         };
         change(&mut config);
         let store = Arc::new(MemoryStore::new());
         let dyn_store: Arc<dyn ScheduleStore> = Arc::<MemoryStore>::clone(&store);
-        let intake = Intake {
-            store: dyn_store,
-            config: Arc::new(config),
-        };
+        let intake = Intake::new(dyn_store, config);
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let door = Self {
             address: socket.local_addr().unwrap(),

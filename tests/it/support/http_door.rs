@@ -8,7 +8,7 @@ use std::time::Duration;
 use nsqdelayd::ingest::clients::Clients;
 use nsqdelayd::ingest::http::{HttpState, InstanceFacts, serve};
 use nsqdelayd::ingest::metrics::Metrics;
-use nsqdelayd::ingest::{Config, Intake};
+use nsqdelayd::ingest::{Config, Intake, Limits};
 use nsqdelayd::message::Delay;
 use nsqdelayd::phase::Phase;
 use nsqdelayd::store::ScheduleStore;
@@ -51,6 +51,8 @@ impl HttpDoor {
             max_connections: 100,
             handshake_timeout: Duration::from_secs(30),
             connection_in_flight_bytes_max: 1024 * 1024,
+            in_flight_bytes_max: 256 * 1024 * 1024,
+            limits: Limits::default(),
         };
         change(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -68,10 +70,7 @@ impl HttpDoor {
             drain: CancellationToken::new(),
         };
         let state = HttpState {
-            intake: Intake {
-                store: dyn_store,
-                config: Arc::new(config),
-            },
+            intake: Intake::new(dyn_store, config),
             clients: door.clients.clone(),
             metrics: door.metrics.clone(),
             phase: phases,
