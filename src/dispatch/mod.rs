@@ -2,8 +2,10 @@
 //! nor NSQ, only the traits.
 
 mod facts;
+mod gate;
 mod metrics;
 mod poller;
+mod ready;
 mod retry;
 mod settings;
 mod steps;
@@ -28,6 +30,7 @@ pub use metrics::Metrics;
 pub use settings::Config;
 pub use timer::{Clock, Timers};
 
+use crate::dispatch::gate::Gate;
 use crate::dispatch::poller::{News, Poller, Shared, Status};
 use crate::dispatch::steps::Steps;
 use crate::dispatch::timer::Timer;
@@ -82,6 +85,7 @@ impl Dispatcher {
         let shared = Arc::new(Shared {
             steps: Mutex::new(Steps::new(config.clock_step_hold)),
             follows: AtomicU64::new(0),
+            gate: Arc::new(Gate::new(config.sending_bytes_max, config.forward_rate_max)),
             config,
             store,
             forward,

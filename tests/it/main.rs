@@ -16,6 +16,7 @@ mod crash;
 mod dev;
 mod docs;
 mod end_to_end;
+mod fairness;
 mod forward;
 mod interop;
 mod limits;
