@@ -151,7 +151,12 @@ impl Poller {
     }
 
     /// Puts messages elsewhere. `false`: there is no room for them.
-    async fn park(&self, tenure: &mut Tenure, keys: &[Key], to: ParkTo) -> Result<bool, Ended> {
+    pub(super) async fn park(
+        &self,
+        tenure: &mut Tenure,
+        keys: &[Key],
+        to: ParkTo,
+    ) -> Result<bool, Ended> {
         let mut keys = keys.to_vec();
         loop {
             let messages = keys.iter().filter_map(|key| {

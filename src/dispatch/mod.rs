@@ -4,6 +4,7 @@
 mod facts;
 mod gate;
 mod metrics;
+mod pauses;
 mod poller;
 mod ready;
 mod retry;
@@ -31,6 +32,7 @@ pub use settings::Config;
 pub use timer::{Clock, Timers};
 
 use crate::dispatch::gate::Gate;
+use crate::dispatch::pauses::Pauses;
 use crate::dispatch::poller::{News, Poller, Shared, Status};
 use crate::dispatch::steps::Steps;
 use crate::dispatch::timer::Timer;
@@ -85,6 +87,7 @@ impl Dispatcher {
         let shared = Arc::new(Shared {
             steps: Mutex::new(Steps::new(config.clock_step_hold)),
             follows: AtomicU64::new(0),
+            pauses: Pauses::new(),
             gate: Arc::new(Gate::new(config.sending_bytes_max, config.forward_rate_max)),
             config,
             store,
@@ -110,6 +113,11 @@ impl Dispatcher {
     async fn run(mut self, drain: CancellationToken) {
         let mut wakes = self.shared.store.wakes();
         let mut beat_at = Instant::now();
+        tokio::select! {
+            biased;
+            () = drain.cancelled() => {}
+            () = pauses::learn(&self.shared) => {}
+        }
         info!(instance = %self.me.0, "dispatch serves");
         loop {
             tokio::select! {
@@ -118,6 +126,7 @@ impl Dispatcher {
                 wake = wakes.next() => match wake {
                     Some(Wake::Earlier(shard, due)) => self.tell(shard, News::Earlier(due)),
                     Some(Wake::Lost) => self.tell_all(News::Look),
+                    Some(Wake::Pauses) => self.look_at_pauses(),
                     None => break,
                 },
                 () = sleep_until(beat_at) => beat_at = Instant::now() + self.beat().await,
@@ -141,6 +150,7 @@ impl Dispatcher {
         }
         self.ending.retain(|driver| !driver.is_finished());
         self.measure();
+        self.look_at_pauses();
         let follows = self.shared.follows.load(Ordering::Relaxed);
         if follows != self.follows {
             self.follows = follows;
@@ -249,6 +259,12 @@ impl Dispatcher {
             .metrics
             .oldest_overdue_ms
             .set(gauge(now.saturating_sub(oldest)));
+    }
+
+    fn look_at_pauses(&self) {
+        let shards: Vec<ShardId> = self.served.keys().copied().collect();
+        let looking = pauses::look(Arc::clone(&self.shared), shards);
+        self.tracker.spawn(looking);
     }
 
     /// Lets old ids age, shard by shard, beside everything else.

@@ -14,6 +14,7 @@ use tracing::{error, warn};
 
 use crate::dispatch::gate::{Gate, Leave};
 use crate::dispatch::metrics::{Metrics, TurnLabel, TurnResult};
+use crate::dispatch::pauses::Pauses;
 use crate::dispatch::settings::Config;
 use crate::dispatch::steps::{Seen, Steps};
 use crate::dispatch::tenure::{Ended, Tenure};
@@ -59,6 +60,7 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     /// Messages that nsqd took, all shards together: tells whether others go through.
     pub(super) accepted: AtomicU64,
+    pub(super) pauses: Pauses,
     /// The way to `forward`.
     pub(super) gate: Arc<Gate>,
     pub(super) steps: Mutex<Steps>,
@@ -203,6 +205,9 @@ impl Poller {
             loop {
                 self.send_ready(tenure);
                 if let Some(ended) = self.bury_late(tenure).await {
+                    return ended;
+                }
+                if let Some(ended) = self.hold_paused(tenure).await {
                     return ended;
                 }
                 self.report(tenure);
@@ -407,6 +412,11 @@ impl Poller {
         };
         let now_ms = self.shared.now_bounds().at_least_us / 1_000;
         let batch = tenure.ready.take(leave.messages, leave.bytes);
+        let paused = self.shared.pauses.topics();
+        let (held, batch): (Vec<ToSend>, Vec<ToSend>) = batch
+            .into_iter()
+            .partition(|message| paused.contains(&message.record.topic));
+        tenure.held.extend(held);
         let late = |message: &ToSend| self.is_too_late(tenure, message, now_ms);
         let (late, batch): (Vec<ToSend>, Vec<ToSend>) = batch.into_iter().partition(late);
         tenure.late.extend(late);

@@ -32,6 +32,8 @@ pub(super) struct Tenure {
     pub(super) ready: Ready,
     /// What is waited for to send some of `ready`.
     pub(super) leave: Option<BoxFuture<'static, Leave>>,
+    /// Due of a paused topic.
+    pub(super) held: Vec<ToSend>,
     /// Too late to be sent.
     pub(super) late: Vec<ToSend>,
     /// Too late, and sent all the same: there is no room among the dead letters.
@@ -66,6 +68,7 @@ impl Tenure {
             memory,
             ready: Ready::default(),
             leave: None,
+            held: Vec::new(),
             late: Vec::new(),
             spared: HashSet::new(),
             in_flight: 0,

@@ -9,6 +9,7 @@
 )]
 
 mod api_v1;
+mod backlog;
 mod cancel_race;
 mod cli;
 mod clock_steps;
@@ -24,6 +25,7 @@ mod model_oracle;
 mod nsqd_http;
 mod nsqd_tcp;
 mod outage;
+mod pauses;
 mod proofs;
 mod scripts;
 mod support;

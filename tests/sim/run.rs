@@ -22,6 +22,8 @@ const INSTANCES: usize = 3;
 const CLIENTS: usize = 4;
 /// How long clients and faults are at it, in virtual seconds.
 const ACTIVE_S: u64 = 20;
+/// A topic that is paused now and then.
+const PAUSED: &str = "sometimes";
 /// How long a step of the clock is held.
 const HOLD: Duration = Duration::from_secs(10);
 /// How long everything may take to arrive after the last fault: beyond a sweep.
@@ -265,6 +267,7 @@ impl Run {
             self.world.step_ms(3_700_000);
         }
         self.world.heal_clock();
+        self.server.contents().paused.clear();
         let healed = clock();
         loop {
             sleep(Duration::from_millis(500)).await;
@@ -338,7 +341,8 @@ impl Client {
             match self.world.below(20) {
                 0..11 => self.send().await,
                 11..15 => self.cancel().await,
-                15..18 => self.shift().await,
+                15..17 => self.shift().await,
+                17 => self.pause().await,
                 _ => self.dead().await,
             }
         }
@@ -361,7 +365,11 @@ impl Client {
                 *next - 1
             };
             let delay_ms = world.below(span);
-            let topic = if world.below(25) == 0 { "bad" } else { "good" };
+            let topic = match world.below(25) {
+                0 => "bad",
+                1..7 => PAUSED,
+                _ => "good",
+            };
             let id = (count == 1 && world.below(3) == 0).then(|| format!("id-{number}"));
             messages.push(Message {
                 topic: TopicName::parse(topic.as_bytes()).unwrap(),
@@ -430,6 +438,14 @@ impl Client {
         let answer = self.store.reschedule(id.clone(), due).await.ok();
         self.world.record(What::Moved { message, answer });
         self.known.lock().unwrap().push((message, id));
+    }
+
+    /// Pauses a topic, or resumes it.
+    async fn pause(&self) {
+        let topic = TopicName::parse(PAUSED.as_bytes()).unwrap();
+        let paused = self.world.below(2) == 0;
+        let answer = self.store.set_paused(topic, paused).await;
+        drop(answer);
     }
 
     /// Gives a dead letter back, or drops it.

@@ -65,6 +65,10 @@ pub(super) enum Operation {
     DropDead,
     /// What is pending by topic.
     Topics,
+    /// Hold what is due of a topic.
+    Pause,
+    /// Let it go on.
+    Resume,
     /// What is pending at all.
     Stats,
     /// This API's description.
@@ -73,7 +77,7 @@ pub(super) enum Operation {
 
 impl Operation {
     /// All of them; routes and description are made from this list.
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Create,
         Self::List,
         Self::CreateBatch,
@@ -86,6 +90,8 @@ impl Operation {
         Self::Requeue,
         Self::DropDead,
         Self::Topics,
+        Self::Pause,
+        Self::Resume,
         Self::Stats,
         Self::OpenApi,
     ];
@@ -105,6 +111,8 @@ impl Operation {
             Self::Requeue => (Method::POST, "/v1/dead-letters/{id}/requeue"),
             Self::DropDead => (Method::DELETE, "/v1/dead-letters/{id}"),
             Self::Topics => (Method::GET, "/v1/topics"),
+            Self::Pause => (Method::POST, "/v1/topics/{topic}/pause"),
+            Self::Resume => (Method::POST, "/v1/topics/{topic}/resume"),
             Self::Stats => (Method::GET, "/v1/stats"),
             Self::OpenApi => (Method::GET, "/v1/openapi.json"),
         }
@@ -124,6 +132,8 @@ impl Operation {
             Self::Requeue => post(dead_letters::requeue),
             Self::DropDead => delete(dead_letters::drop_dead),
             Self::Topics => get(overview::topics),
+            Self::Pause => post(overview::pause),
+            Self::Resume => post(overview::resume),
             Self::Stats => get(overview::stats),
             Self::OpenApi => get(openapi::document),
         }
@@ -363,6 +373,15 @@ fn path_id(shared: &Shared, uri: &Uri) -> Result<MessageId, Problem> {
     let text = unescape(segment.as_bytes(), Plus::IsPlus)
         .ok_or_else(|| at_id(Problem::new(Code::InvalidId, "The path has a bad escape.")))?;
     id_of(shared, &text).map_err(at_id)
+}
+
+/// The `{topic}` of a path: its third segment.
+fn path_topic(uri: &Uri) -> Result<TopicName, Problem> {
+    let segment = uri.path().split('/').nth(3).unwrap_or_default();
+    let name = unescape(segment.as_bytes(), Plus::IsPlus)
+        .ok_or_else(|| Problem::new(Code::InvalidTopic, "The path has a bad escape."));
+    let topic = name.and_then(|name| topic(&name));
+    topic.map_err(|problem| problem.at(crate::ingest::problem::At::Param("topic".to_owned())))
 }
 
 fn not_found() -> Problem {

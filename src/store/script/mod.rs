@@ -4,12 +4,16 @@
 mod cancel;
 mod insert;
 mod place;
+mod resume;
 mod turn;
 mod upkeep;
 
 pub(super) use cancel::{CancelReply, Named, cancel};
 pub(super) use insert::{InsertReply, NewPack, Verdict, insert};
-pub(super) use place::{Move, ParkPlace, ParkedMessage, PlaceReply, Requeue, park, requeue, shift};
+pub(super) use place::{
+    Move, ParkPlace, ParkedMessage, PlaceReply, Requeue, park, place_reply, requeue, shift,
+};
+pub(super) use resume::{Resume, resume};
 pub(super) use turn::{marks, packs, turn};
 pub(super) use upkeep::{members, trim};
 
@@ -34,6 +38,7 @@ static MOVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lu
 static PARK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/park.lua")));
 static REQUEUE: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../lua/requeue.lua")));
+static RESUME: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/resume.lua")));
 static TRIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/trim.lua")));
 static MEMBERS: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../lua/members.lua")));
@@ -53,6 +58,7 @@ impl Scripts {
             &MOVE,
             &PARK,
             &REQUEUE,
+            &RESUME,
             &TRIM,
             &MEMBERS,
         ] {
