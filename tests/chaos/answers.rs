@@ -51,7 +51,10 @@ pub(crate) fn of_status(status: u16, body: &Value, text: &str) -> (Outcome, Stri
         "message_not_found" => Outcome::Gone,
         _ => Outcome::Odd,
     };
-    (outcome, format!("{status} {}", text.chars().take(300).collect::<String>()))
+    (
+        outcome,
+        format!("{status} {}", text.chars().take(300).collect::<String>()),
+    )
 }
 
 /// What one result of a batch of cancels says.

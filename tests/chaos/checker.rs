@@ -108,6 +108,8 @@ pub(crate) struct Verdict {
     pub(crate) lost_by_nsqd: usize,
     pub(crate) extra_copies: u64,
     pub(crate) extra_copies_most: u64,
+    /// As many as the faults explain at most.
+    pub(crate) explained_copies: u64,
     /// Lateness of first deliveries in ms, sorted, by the phase of the due time.
     pub(crate) lateness_ms: BTreeMap<Phase, Vec<u64>>,
     pub(crate) faults: Vec<Fault>,
@@ -220,6 +222,7 @@ impl Checker {
                 }
             }
             Event::IsDead { id } => self.lives.entry(*id).or_default().dead = true,
+            Event::Requeued { id } => self.lives.entry(*id).or_default().dead = false,
             Event::IsPending { id } => self.lives.entry(*id).or_default().pending = true,
             Event::Wrong { words } => self.broken.push(("unexpected", words.clone())),
         }
@@ -269,7 +272,9 @@ impl Checker {
             life.is_acknowledged()
                 && !life.may_be_cancelled()
                 && life.copies.is_empty()
-                && life.latest_due().is_some_and(|due| due > now && due <= until)
+                && life
+                    .latest_due()
+                    .is_some_and(|due| due > now && due <= until)
         };
         self.lives.values().filter(due).count()
     }
@@ -289,14 +294,15 @@ impl Checker {
             drains_ms: std::mem::take(&mut self.drains_ms),
             ..Verdict::default()
         };
-        self.weigh_faults(bound, &mut verdict);
+        self.weigh_faults(&mut verdict);
         let mut lives: Vec<_> = self.lives.iter().collect();
         lives.sort_unstable_by_key(|(id, _)| **id);
         for (id, life) in lives {
             self.judge(*id, life, &mut verdict);
         }
         self.judge_batches(&mut verdict);
-        let explained = bound.in_flight * verdict.faults.len() as u64;
+        verdict.explained_copies = bound.in_flight * self.faults.len() as u64;
+        let explained = verdict.explained_copies;
         if verdict.extra_copies > explained {
             let words = format!(
                 "{} copies beyond the first, and at most {explained} were in flight at faults",
@@ -318,10 +324,10 @@ impl Checker {
     }
 
     /// A fault that hit nothing proves nothing.
-    fn weigh_faults(&mut self, _bound: Bound, verdict: &mut Verdict) {
+    fn weigh_faults(&mut self, verdict: &mut Verdict) {
         self.heartbeats.sort_unstable();
         for fault in &mut self.faults {
-            let stop = fault.stop.saturating_add(1_000_000);
+            let stop = fault.stop.saturating_add(AFTERMATH_US);
             let before = |t: u64| self.heartbeats.partition_point(|at| *at < t) as u64;
             fault.events = before(stop) - before(fault.start);
             if fault.unavailable.is_none() && (fault.hits == 0 || fault.events == 0) {
@@ -329,11 +335,8 @@ impl Checker {
                 verdict.invalid.push(words);
             }
         }
-        self.faults.retain(|fault| fault.unavailable.is_none() || {
-            verdict.faults.push(fault.clone());
-            false
-        });
-        verdict.faults.extend(self.faults.iter().cloned());
+        verdict.faults.clone_from(&self.faults);
+        self.faults.retain(|fault| fault.unavailable.is_none());
     }
 
     /// How many further copies of one message faults explain between two moments.
@@ -343,7 +346,10 @@ impl Checker {
             .iter()
             .filter(|f| f.start <= last && f.stop.saturating_add(AFTERMATH_US) >= first);
         overlapping
-            .map(|f| 1 + (f.stop.saturating_add(AFTERMATH_US).min(last) - f.start.min(last)) / RETRY_EACH_US)
+            .map(|f| {
+                1 + (f.stop.saturating_add(AFTERMATH_US).min(last) - f.start.min(last))
+                    / RETRY_EACH_US
+            })
             .sum()
     }
 
@@ -368,13 +374,19 @@ impl Checker {
             usize::from(!known && (came || life.dead || life.pending || life.is_cancelled()));
         verdict.refused += usize::from(!acknowledged && known);
         verdict.moved += usize::from(life.moves.iter().any(|m| m.outcome == Outcome::Ok));
-        verdict.too_late +=
-            usize::from(life.cancels.iter().any(|c| c.2 == Outcome::InFlight || c.2 == Outcome::Gone));
+        verdict.too_late += usize::from(
+            life.cancels
+                .iter()
+                .any(|c| c.2 == Outcome::InFlight || c.2 == Outcome::Gone),
+        );
         if life.altered {
             verdict.breaks("altered", format!("{id} came with other bytes: {life:?}"));
         }
         if known && !acknowledged && (came || life.pending || life.dead) {
-            verdict.breaks("refused", format!("{id} was refused and is there: {life:?}"));
+            verdict.breaks(
+                "refused",
+                format!("{id} was refused and is there: {life:?}"),
+            );
         }
         self.judge_times(id, life, verdict);
         self.judge_answers(id, life, verdict);
@@ -420,11 +432,19 @@ impl Checker {
     fn judge_answers(&self, id: Number, life: &Life, verdict: &mut Verdict) {
         // Sent before, and refused by nsqd for certain: it may still be cancelled. Never sent after it.
         let sent = |end: u64| life.sent.is_some_and(|(_, last)| last > end);
-        let cancelled = life.cancels.iter().filter(|c| c.2 == Outcome::Ok).map(|c| c.1).min();
+        let cancelled = life
+            .cancels
+            .iter()
+            .filter(|c| c.2 == Outcome::Ok)
+            .map(|c| c.1)
+            .min();
         if let Some(end) = cancelled
             && (sent(end) || !life.taken.is_empty() || !life.copies.is_empty())
         {
-            verdict.breaks("resurrected", format!("{id} was cancelled and sent: {life:?}"));
+            verdict.breaks(
+                "resurrected",
+                format!("{id} was cancelled and sent: {life:?}"),
+            );
         }
         let Some(stored) = life.acknowledged_at() else {
             return;
@@ -482,7 +502,9 @@ impl Checker {
             verdict.cancelled_unheard += 1;
         } else if life.is_acknowledged() {
             let words = match life.taken.first() {
-                Some((nsqd, _)) => format!("{id} was taken by nsqd {nsqd}, and nobody got it: {life:?}"),
+                Some((nsqd, _)) => {
+                    format!("{id} was taken by nsqd {nsqd}, and nobody got it: {life:?}")
+                }
                 None => format!("{id} was acknowledged and is nowhere: {life:?}"),
             };
             verdict.breaks("lost", words);

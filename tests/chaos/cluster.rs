@@ -86,7 +86,9 @@ impl Program {
             return false;
         }
         self.signal(Signal::TERM);
-        wait::until(&format!("the end of {}", self.name), || self.pid().is_none());
+        wait::until(&format!("the end of {}", self.name), || {
+            self.pid().is_none()
+        });
         true
     }
 
@@ -234,7 +236,9 @@ impl Cluster {
     fn programs(&self) -> impl Iterator<Item = &Program> {
         let nsqds = self.nsqds.iter().map(|nsqd| &nsqd.program);
         let instances = self.instances.iter().map(|instance| &instance.program);
-        std::iter::once(&self.redis.program).chain(nsqds).chain(instances)
+        std::iter::once(&self.redis.program)
+            .chain(nsqds)
+            .chain(instances)
     }
 }
 
@@ -347,4 +351,3 @@ impl Redis {
         self.program.pid().is_some() && self.connect().and_then(ping).is_some()
     }
 }
-

@@ -116,8 +116,10 @@ pub(crate) enum Event {
     Phase { phase: Phase, t: u64 },
     /// After healing: was everything delivered in time?
     Drained { t: u64, owed: usize, took_ms: u64 },
-    /// Read back at the end: a dead letter.
+    /// Read back: a dead letter.
     IsDead { id: Number },
+    /// It was given back to the queue, and is due at once.
+    Requeued { id: Number },
     /// Read back at the end: still pending.
     IsPending { id: Number },
     /// Read back at the end, and it must not be like that.
@@ -163,7 +165,11 @@ pub(crate) fn body(number: Number) -> Vec<u8> {
     };
     for _ in 0..filling {
         let byte = random.u8(..);
-        bytes.push(if number % 2 == 0 { b' ' + byte % 95 } else { byte });
+        bytes.push(if number % 2 == 0 {
+            b' ' + byte % 95
+        } else {
+            byte
+        });
     }
     bytes
 }

@@ -41,7 +41,10 @@ const MINUTES: u64 = 2;
 
 fn variable(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is no number: {text}")),
+    )
 }
 
 #[test]
@@ -58,8 +61,7 @@ fn every_promise_holds_under_faults() {
     eprintln!("{report}");
     assert!(
         verdict.broken.is_empty() && verdict.invalid.is_empty(),
-        "{}\nreproduce the schedule: make chaos SEED={seed} MINUTES={minutes}",
-        report::faults_found(&verdict)
+        "the report above says what; the same schedule again: make chaos SEED={seed} MINUTES={minutes}",
     );
     run::drop_servers_files(&dir);
 }

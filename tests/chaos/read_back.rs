@@ -23,9 +23,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Publishes to every shard. A shard without an owner would keep its share.
 pub(crate) fn probe(field: &Field) {
-    let first = field.numbers.fetch_add(SHARDS * PROBES_EACH, Ordering::SeqCst);
-    let ids: Vec<Number> = (first..first + SHARDS * PROBES_EACH).map(|n| 2 * n).collect();
-    let messages = ids.iter().map(|id| draft(*id, TOPICS[0], PROBE_DELAY_MS, true));
+    let first = field
+        .numbers
+        .fetch_add(SHARDS * PROBES_EACH, Ordering::SeqCst);
+    let ids: Vec<Number> = (first..first + SHARDS * PROBES_EACH)
+        .map(|n| 2 * n)
+        .collect();
+    let messages = ids
+        .iter()
+        .map(|id| draft(*id, TOPICS[0], PROBE_DELAY_MS, true));
     let body = json!({"messages": messages.collect::<Vec<Value>>()});
     let t_start = field.recorder.now();
     // Everything is whole: it must be taken at once, but for an instance that has just been started.
@@ -41,7 +47,11 @@ pub(crate) fn probe(field: &Field) {
         left = left.saturating_sub(PAUSE);
     };
     let all = answer.as_ref().is_ok_and(|a| a.json()["failed"] == 0);
-    let words = if all { String::new() } else { format!("{answer:?}") };
+    let words = if all {
+        String::new()
+    } else {
+        format!("{answer:?}")
+    };
     field.recorder.add(&Event::Op(Op {
         op: Asked::Publish,
         ids,
@@ -57,13 +67,53 @@ pub(crate) fn probe(field: &Field) {
     }));
 }
 
+/// Writes down what is dead; says how many. Every other one is given back if `requeue` says so: nothing
+/// refuses it now.
+pub(crate) fn dead_letters(cluster: &Cluster, recorder: &Recorder, requeue: bool) -> usize {
+    // An instance that was just started is asked again soon.
+    let Ok(mut http) = Http::connect(&cluster.instances[0].http) else {
+        return 0;
+    };
+    let dead = list(&mut http, "/v1/dead-letters");
+    for message in &dead {
+        let Some(id) = number_of(&mut http, message) else {
+            let words = format!("dead, and nobody published it: {message}");
+            recorder.add(&Event::Wrong { words });
+            continue;
+        };
+        recorder.add(&Event::IsDead { id });
+        if requeue && id / 2 % 2 == 0 {
+            let path = format!(
+                "/v1/dead-letters/{}/requeue",
+                message["id"].as_str().unwrap()
+            );
+            let answer = http.request("POST", &path, &[], b"");
+            if answer.is_ok_and(|answer| answer.status == 200) {
+                recorder.add(&Event::Requeued { id });
+            }
+        }
+    }
+    dead.len()
+}
+
 /// Reads everything back into the record.
 pub(crate) fn everything(cluster: &Cluster, recorder: &Recorder, dir: &Path) {
     let mut http = Http::connect(&cluster.instances[0].http).unwrap();
     let wrong = |words: String| recorder.add(&Event::Wrong { words });
-    let stats = ask(&mut http, "/v1/stats");
+    // What was just delivered is settled with the next turn.
+    let mut left = PATIENCE;
+    let (stats, pending) = loop {
+        let stats = ask(&mut http, "/v1/stats");
+        let pending = list(&mut http, "/v1/messages");
+        let now_ms = stats["now_ms"].as_u64().unwrap_or(0);
+        let settled = pending.iter().all(|m| m["due_ms"].as_u64() > Some(now_ms));
+        if (settled && stats["pending"] == pending.len()) || left.is_zero() {
+            break (stats, pending);
+        }
+        wait::pause(PAUSE);
+        left = left.saturating_sub(PAUSE);
+    };
     let now_ms = stats["now_ms"].as_u64().unwrap_or(0);
-    let pending = list(&mut http, "/v1/messages");
     for message in &pending {
         match number_of(&mut http, message) {
             Some(id) => recorder.add(&Event::IsPending { id }),
@@ -73,19 +123,20 @@ pub(crate) fn everything(cluster: &Cluster, recorder: &Recorder, dir: &Path) {
             wrong(format!("still here when all is quiet: {message}"));
         }
     }
-    let dead = list(&mut http, "/v1/dead-letters");
-    for message in &dead {
-        match number_of(&mut http, message) {
-            Some(id) => recorder.add(&Event::IsDead { id }),
-            None => wrong(format!("dead, and nobody published it: {message}")),
-        }
-    }
+    let dead = dead_letters(cluster, recorder, false);
     let counted = |key: &str| stats[key].as_u64().unwrap_or(u64::MAX);
     if counted("pending") != pending.len() as u64 {
-        wrong(format!("{} are listed as pending, the count says {}", pending.len(), stats["pending"]));
+        wrong(format!(
+            "{} are listed as pending, the count says {}",
+            pending.len(),
+            stats["pending"]
+        ));
     }
-    if counted("dead_letters") != dead.len() as u64 {
-        wrong(format!("{} are listed as dead, the count says {}", dead.len(), stats["dead_letters"]));
+    if counted("dead_letters") != dead as u64 {
+        wrong(format!(
+            "{dead} are listed as dead, the count says {}",
+            stats["dead_letters"]
+        ));
     }
     for words in in_redis(cluster, pending.len()) {
         wrong(words);
@@ -95,7 +146,10 @@ pub(crate) fn everything(cluster: &Cluster, recorder: &Recorder, dir: &Path) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if name.starts_with("instance-") {
             let log = std::fs::read(&path).unwrap();
-            for line in String::from_utf8_lossy(&log).lines().filter(|l| l.contains("panicked at")) {
+            for line in String::from_utf8_lossy(&log)
+                .lines()
+                .filter(|l| l.contains("panicked at"))
+            {
                 wrong(format!("{name}: {line}"));
             }
         }
@@ -111,19 +165,29 @@ fn in_redis(cluster: &Cluster, pending: usize) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut counted = 0;
     for key in keys(&mut connection, "*:pending") {
-        let values: Vec<i64> = redis::cmd("HVALS").arg(&key).query(&mut connection).unwrap();
+        let values: Vec<i64> = redis::cmd("HVALS")
+            .arg(&key)
+            .query(&mut connection)
+            .unwrap();
         counted += values.iter().sum::<i64>();
     }
     if usize::try_from(counted) != Ok(pending) {
-        wrong.push(format!("{pending} are listed as pending, Redis counts {counted}"));
+        wrong.push(format!(
+            "{pending} are listed as pending, Redis counts {counted}"
+        ));
     }
     let mut packs = 0;
     for key in keys(&mut connection, "*:due") {
-        let size: usize = redis::cmd("ZCARD").arg(&key).query(&mut connection).unwrap();
+        let size: usize = redis::cmd("ZCARD")
+            .arg(&key)
+            .query(&mut connection)
+            .unwrap();
         packs += size;
     }
     if pending > 0 && packs == 0 {
-        wrong.push(format!("{pending} are listed as pending, and Redis holds no pack"));
+        wrong.push(format!(
+            "{pending} are listed as pending, and Redis holds no pack"
+        ));
     }
     wrong
 }

@@ -20,8 +20,6 @@ use crate::recorder::Recorder;
 use crate::schedule::{Cycle, Schedule, WARM_UP_MS};
 use crate::support::wait;
 
-/// How long after the last repair everything due must be delivered.
-const LIVENESS: Duration = Duration::from_secs(30);
 /// How long producers go on after the repair, before the backlog must drain.
 const HEALING: Duration = Duration::from_millis(1_500);
 const TICK: Duration = Duration::from_millis(20);
@@ -37,6 +35,8 @@ pub(crate) struct Size {
     /// Producers: TCP, HTTP, JSON, racers.
     pub(crate) producers: [usize; 4],
     pub(crate) pace: Duration,
+    /// How long after the last repair everything due must be delivered.
+    pub(crate) liveness: Duration,
 }
 
 impl Size {
@@ -51,6 +51,7 @@ impl Size {
             },
             producers: [3, 2, 2, 3],
             pace: Duration::from_millis(60),
+            liveness: Duration::from_secs(30),
         }
     }
 }
@@ -120,10 +121,12 @@ pub(crate) fn play(schedule: &Schedule, size: Size, dir: &Path) -> Verdict {
         stop_consumers.store(true, Ordering::SeqCst);
     });
     drop((cluster, field));
-    let recorder = Arc::into_inner(recorder).unwrap_or_else(|| panic!("the record is still in use"));
+    let recorder =
+        Arc::into_inner(recorder).unwrap_or_else(|| panic!("the record is still in use"));
     recorder.finish().verdict(Bound {
         in_flight: SHARDS * UNSETTLED_MAX,
-        acknowledged_min: usize::try_from(ACKNOWLEDGED_EACH_SECOND_MIN * schedule.minutes * 60).unwrap(),
+        acknowledged_min: usize::try_from(ACKNOWLEDGED_EACH_SECOND_MIN * schedule.minutes * 60)
+            .unwrap(),
     })
 }
 
@@ -227,20 +230,25 @@ impl Run<'_> {
         let field = self.field;
         let stopped = || field.stop.load(Ordering::SeqCst);
         self.supervise_while(|| {
-            !stopped() && field.resting.load(Ordering::SeqCst) < all && healed.elapsed() < LIVENESS
+            !stopped()
+                && field.resting.load(Ordering::SeqCst) < all
+                && healed.elapsed() < size.liveness
         });
-        self.wait_delivered(healed);
+        self.wait_delivered(size, healed);
         read_back::probe(self.field);
-        self.wait_delivered(healed);
+        self.wait_delivered(size, healed);
     }
 
-    fn wait_delivered(&self, healed: Instant) {
+    fn wait_delivered(&self, size: Size, healed: Instant) {
         let far_us = 60_000_000;
         let open = || self.recorder.owed() + self.recorder.due_within(far_us);
         // What is due later than the repair is not late by then.
-        let limit = LIVENESS + Duration::from_millis(DELAY_MS_MAX);
+        let limit = size.liveness + Duration::from_millis(DELAY_MS_MAX);
         self.supervise_while(|| {
             wait::pause(TICK * 5);
+            if open() > 0 {
+                read_back::dead_letters(self.cluster, self.recorder, true);
+            }
             open() > 0 && healed.elapsed() < limit
         });
         self.recorder.add(&Event::Drained {

@@ -17,7 +17,7 @@ pub(crate) const WARM_UP_MS: u64 = 3_000;
 /// What reading everything back takes at the end, ms.
 const READ_BACK_MS: u64 = 7_000;
 /// Shortest gap between two faults of a lane, and how much longer it may be, ms.
-const GAP_MS: (u64, u64) = (200, 900);
+const GAP_MS: (u64, u64) = (300, 1_400);
 
 macro_rules! kinds {
     ($($lane:literal $kind:ident $name:literal $least:literal..=$most:literal;)*) => {
@@ -180,7 +180,10 @@ impl fmt::Display for Schedule {
                     at_ms += step.gap_ms;
                     let (kind, target) = (step.kind.name(), step.target);
                     let (at, lasts) = (at_ms as f64 / 1e3, step.lasts_ms as f64 / 1e3);
-                    writeln!(f, "  lane {lane} +{at:5.1} s {kind} [{target}] for {lasts:.1} s")?;
+                    writeln!(
+                        f,
+                        "  lane {lane} +{at:5.1} s {kind} [{target}] for {lasts:.1} s"
+                    )?;
                     at_ms += step.lasts_ms;
                 }
             }
@@ -201,7 +204,10 @@ fn a_short_run_has_every_kind_in_two_phases() {
     for seed in 0..50 {
         let schedule = Schedule::new(seed, 2, 3, 2);
         assert_eq!(schedule.cycles.len(), 2);
-        let steps = schedule.cycles.iter().flat_map(|c| c.lanes.iter().flatten());
+        let steps = schedule
+            .cycles
+            .iter()
+            .flat_map(|c| c.lanes.iter().flatten());
         let mut kinds: Vec<Kind> = steps.map(|step| step.kind).collect();
         kinds.sort_unstable();
         assert_eq!(kinds, KINDS, "seed {seed}");

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::{Hit, POLL, come_back, last};
+use super::{Hit, come_back, last, last_from_hit};
 use crate::cluster::{Cluster, Instance};
 use crate::schedule::Step;
-use crate::support::wait;
 
 /// Answers that one swallowing fault takes.
 const SWALLOWED: u64 = 3;
@@ -26,7 +25,11 @@ pub(super) fn kill(cluster: &Cluster, step: &Step) -> Hit {
 }
 
 pub(super) fn kill_all(cluster: &Cluster, step: &Step) -> Hit {
-    let ran = cluster.instances.iter().filter(|i| i.program.kill()).count();
+    let ran = cluster
+        .instances
+        .iter()
+        .filter(|i| i.program.kill())
+        .count();
     last(step);
     for instance in &cluster.instances {
         instance.program.start();
@@ -63,7 +66,7 @@ pub(super) fn cut(cluster: &Cluster, step: &Step, reset: bool) -> Hit {
 pub(super) fn delay(cluster: &Cluster, step: &Step) -> Hit {
     let proxy = &target(cluster, step).redis;
     proxy.set(|rules| rules.delay = Duration::from_millis(50 + step.seed % 950));
-    last(step);
+    last_from_hit(step, || proxy.hits());
     proxy.heal();
     Hit::of(proxy.hits())
 }
@@ -76,7 +79,7 @@ pub(super) fn hold(cluster: &Cluster, step: &Step, requests: bool) -> Hit {
         rules.hold_requests = requests;
         rules.hold_answers = !requests;
     });
-    last(step);
+    last_from_hit(step, || proxy.hits());
     let hits = proxy.hits();
     if step.seed.is_multiple_of(2) {
         proxy.cut(true);
@@ -89,11 +92,7 @@ pub(super) fn hold(cluster: &Cluster, step: &Step, requests: bool) -> Hit {
 pub(super) fn swallow(cluster: &Cluster, step: &Step) -> Hit {
     let proxy = &target(cluster, step).redis;
     proxy.swallow(SWALLOWED);
-    let mut left = Duration::from_millis(step.lasts_ms);
-    while proxy.to_swallow() > 0 && !left.is_zero() {
-        wait::pause(POLL);
-        left = left.saturating_sub(POLL);
-    }
+    last_from_hit(step, || proxy.hits());
     let hits = proxy.hits();
     proxy.swallow(0);
     Hit::of(hits)

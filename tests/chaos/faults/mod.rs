@@ -13,6 +13,8 @@ use crate::support::wait;
 
 /// A program that was started again may take this long to answer.
 const BACK_LIMIT: Duration = Duration::from_secs(20);
+/// A fault that only traffic can meet waits for it so long.
+const HIT_LIMIT: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(10);
 
 /// What a fault came to.
@@ -140,6 +142,16 @@ fn perform(cluster: &Cluster, step: &Step) -> Hit {
 /// Lets the fault last.
 fn last(step: &Step) {
     wait::pause(Duration::from_millis(step.lasts_ms));
+}
+
+/// Lets the fault last from its first hit on: what goes on beside it may keep everything still for a while.
+fn last_from_hit(step: &Step, mut hits: impl FnMut() -> u64) {
+    let mut left = HIT_LIMIT;
+    while hits() == 0 && !left.is_zero() {
+        wait::pause(POLL);
+        left = left.saturating_sub(POLL);
+    }
+    last(step);
 }
 
 /// Waits until `back`, with a limit: what does not come back is seen when the run heals.

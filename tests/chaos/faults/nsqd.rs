@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::{Hit, POLL, come_back, last};
+use super::{Hit, come_back, last, last_from_hit};
 use crate::cluster::{Cluster, Nsqd};
 use crate::producers::TOPICS;
 use crate::proxy::{Proxy, Rules};
 use crate::schedule::Step;
-use crate::support::wait;
 
 /// Answers that one swallowing fault takes of each instance.
 const SWALLOWED: u64 = 2;
@@ -75,8 +74,9 @@ pub(super) fn small(cluster: &Cluster, step: &Step) -> Hit {
     ways(cluster, step).for_each(|way| way.set(|_| ()));
     program.start();
     back(cluster, step);
-    last(step);
-    let hits = ways(cluster, step).map(Proxy::hits).sum();
+    let hits = || ways(cluster, step).map(Proxy::hits).sum();
+    last_from_hit(step, hits);
+    let hits = hits();
     program.terminate();
     program.set_extra(&[]);
     program.start();
@@ -93,8 +93,9 @@ pub(super) fn cut(cluster: &Cluster, step: &Step, reset: bool) -> Hit {
 /// Breaks all ways by `rules` for a while.
 fn ruled(cluster: &Cluster, step: &Step, rules: impl Fn(&mut Rules)) -> Hit {
     ways(cluster, step).for_each(|way| way.set(&rules));
-    last(step);
-    let hits = ways(cluster, step).map(Proxy::hits).sum();
+    let hits = || ways(cluster, step).map(Proxy::hits).sum();
+    last_from_hit(step, hits);
+    let hits = hits();
     if step.seed.is_multiple_of(2) {
         ways(cluster, step).for_each(|way| {
             way.cut(true);
@@ -119,12 +120,9 @@ pub(super) fn hold(cluster: &Cluster, step: &Step, requests: bool) -> Hit {
 /// nsqd has the messages, and the instance does not learn it.
 pub(super) fn swallow(cluster: &Cluster, step: &Step) -> Hit {
     ways(cluster, step).for_each(|way| way.swallow(SWALLOWED));
-    let mut left = Duration::from_millis(step.lasts_ms);
-    while ways(cluster, step).any(|way| way.to_swallow() > 0) && !left.is_zero() {
-        wait::pause(POLL);
-        left = left.saturating_sub(POLL);
-    }
-    let hits = ways(cluster, step).map(Proxy::hits).sum();
+    let hits = || ways(cluster, step).map(Proxy::hits).sum();
+    last_from_hit(step, hits);
+    let hits = hits();
     ways(cluster, step).for_each(|way| way.swallow(0));
     Hit::of(hits)
 }
@@ -145,7 +143,9 @@ pub(super) fn bad_topic(cluster: &Cluster, step: &Step) -> Hit {
             rules.error_topic = Some(TOPICS[1]);
         });
     }
-    last(step);
+    let hits = || ways().map(Proxy::hits).sum();
+    last_from_hit(step, hits);
+    let hits = hits();
     ways().for_each(Proxy::heal);
-    Hit::of(ways().map(Proxy::hits).sum())
+    Hit::of(hits)
 }

@@ -19,7 +19,7 @@ use fastrand::Rng;
 use redis::{Connection, FromRedisValue, RedisResult, cmd};
 use rustix::process::{Resource, Rlimit, Signal, prlimit};
 
-use super::{Hit, POLL, come_back, last};
+use super::{Hit, POLL, come_back, last, last_from_hit};
 use crate::cluster::Cluster;
 use crate::schedule::Step;
 use crate::support::wait;
@@ -73,7 +73,10 @@ pub(super) fn kill_everysec(cluster: &Cluster, step: &Step) -> Hit {
     let Some(mut connection) = cluster.redis.connect() else {
         return Hit::of(0);
     };
-    let set: RedisResult<()> = ask(&mut connection, &["CONFIG", "SET", "appendfsync", "everysec"]);
+    let set: RedisResult<()> = ask(
+        &mut connection,
+        &["CONFIG", "SET", "appendfsync", "everysec"],
+    );
     last(step);
     let paused: RedisResult<()> = ask(&mut connection, &["CLIENT", "PAUSE", "2000", "WRITE"]);
     let mut left = UNWRITTEN_LIMIT;
@@ -112,7 +115,8 @@ pub(super) fn torn_tail(cluster: &Cluster, step: &Step) -> Hit {
     let ran = cluster.redis.program.kill();
     let mut random = Rng::with_seed(step.seed);
     // What an insert looks like in the file: a transaction, here without its end.
-    let mut whole = b"*1\r\n$5\r\nMULTI\r\n*4\r\n$4\r\nZADD\r\n$20\r\n{nsqdelayd:1.3}:due\xff\r\n".to_vec();
+    let mut whole =
+        b"*1\r\n$5\r\nMULTI\r\n*4\r\n$4\r\nZADD\r\n$20\r\n{nsqdelayd:1.3}:due\xff\r\n".to_vec();
     whole.extend(b"$16\r\n3580000000000000\r\n$500\r\n");
     whole.resize(140, b'x');
     let torn = whole.get(..random.usize(1..=100)).unwrap_or_default();
@@ -132,7 +136,9 @@ pub(super) fn maxmemory(cluster: &Cluster, step: &Step) -> Hit {
     };
     let before = info(&mut connection, "errorstat_OOM");
     let set: RedisResult<()> = ask(&mut connection, &["CONFIG", "SET", "maxmemory", MAXMEMORY]);
-    last(step);
+    last_from_hit(step, || {
+        info(&mut connection, "errorstat_OOM").saturating_sub(before)
+    });
     let hits = info(&mut connection, "errorstat_OOM").saturating_sub(before);
     let back: RedisResult<()> = ask(&mut connection, &["CONFIG", "SET", "maxmemory", "0"]);
     assert!(set.is_ok() && back.is_ok(), "maxmemory cannot be set");
@@ -156,7 +162,7 @@ pub(super) fn disk_full(cluster: &Cluster, step: &Step) -> Hit {
             unavailable: Some(format!("prlimit: {error}")),
         };
     }
-    last(step);
+    last_from_hit(step, || u64::from(cluster.redis.program.pid().is_none()));
     let ended = cluster.redis.program.pid().is_none();
     // It has still written nothing: no limit for it, then.
     if !ended {
@@ -207,11 +213,15 @@ pub(super) fn maxclients(cluster: &Cluster, step: &Step) -> Hit {
     let before = info(&mut connection, "rejected_connections");
     let set: RedisResult<()> = ask(&mut connection, &["CONFIG", "SET", "maxclients", "1"]);
     for kind in ["normal", "pubsub"] {
-        let killed: RedisResult<u64> =
-            ask(&mut connection, &["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]);
+        let killed: RedisResult<u64> = ask(
+            &mut connection,
+            &["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"],
+        );
         drop(killed);
     }
-    last(step);
+    last_from_hit(step, || {
+        info(&mut connection, "rejected_connections").saturating_sub(before)
+    });
     let hits = info(&mut connection, "rejected_connections").saturating_sub(before);
     let back: RedisResult<()> = ask(&mut connection, &["CONFIG", "SET", "maxclients", "10000"]);
     assert!(set.is_ok() && back.is_ok(), "maxclients cannot be set");

@@ -78,7 +78,13 @@ impl Producer<'_> {
 
     fn send(&mut self, connection: &mut Option<Http>, request: &Sent) -> Outcome {
         let t_start = self.now();
-        let answer = self.exchange(connection, "POST", &request.path, request.json, &request.bytes);
+        let answer = self.exchange(
+            connection,
+            "POST",
+            &request.path,
+            request.json,
+            &request.bytes,
+        );
         let Some(answer) = answer else {
             return Outcome::Fail;
         };
@@ -96,13 +102,18 @@ impl Producer<'_> {
             Err(error) => (Outcome::Unknown, error.to_string()),
         };
         let outcome = whole.0;
-        let results = answer.ok().filter(|a| request.one_by_one && a.status == 200);
+        let results = answer
+            .ok()
+            .filter(|a| request.one_by_one && a.status == 200);
         if let Some(results) = results.map(|a| a.json()["results"].clone()) {
             let each = request.ids.iter().enumerate().map(|(n, id)| {
                 let result = &results[n];
                 let status = u16::try_from(result["status"].as_u64().unwrap_or(0)).unwrap();
                 let problem = &result["problem"];
-                came(vec![*id], answers::of_status(status, problem, &problem.to_string()))
+                came(
+                    vec![*id],
+                    answers::of_status(status, problem, &problem.to_string()),
+                )
             });
             self.record(each.collect());
         } else if request.one_by_one {
@@ -122,7 +133,11 @@ impl Producer<'_> {
     fn nsqd_request(&mut self) -> Sent {
         let (topic, delay_ms) = (self.topic(), self.delay_ms());
         let choice = self.random.u32(0..3);
-        let count = if choice == 0 { 1 } else { self.random.usize(2..=BATCH_MAX) };
+        let count = if choice == 0 {
+            1
+        } else {
+            self.random.usize(2..=BATCH_MAX)
+        };
         // Lines of text hold text alone.
         let any = choice != 1;
         let ids: Vec<Number> = (0..count)
@@ -135,17 +150,30 @@ impl Producer<'_> {
         let has_id = choice == 0 && self.random.bool();
         let (path, bytes) = match choice {
             0 => {
-                let id = if has_id { format!("&id=chaos-{}", ids[0]) } else { String::new() };
-                (format!("/pub?topic={topic}&defer={delay_ms}{id}"), bodies[0].clone())
+                let id = if has_id {
+                    format!("&id=chaos-{}", ids[0])
+                } else {
+                    String::new()
+                };
+                (
+                    format!("/pub?topic={topic}&defer={delay_ms}{id}"),
+                    bodies[0].clone(),
+                )
             }
-            1 => (format!("/mpub?topic={topic}&defer={delay_ms}"), bodies.join(&b'\n')),
+            1 => (
+                format!("/mpub?topic={topic}&defer={delay_ms}"),
+                bodies.join(&b'\n'),
+            ),
             _ => {
                 let mut bytes = u32::try_from(count).unwrap().to_be_bytes().to_vec();
                 for body in &bodies {
                     bytes.extend(u32::try_from(body.len()).unwrap().to_be_bytes());
                     bytes.extend(body);
                 }
-                (format!("/mpub?topic={topic}&defer={delay_ms}&binary=true"), bytes)
+                (
+                    format!("/mpub?topic={topic}&defer={delay_ms}&binary=true"),
+                    bytes,
+                )
             }
         };
         Sent {
@@ -164,7 +192,11 @@ impl Producer<'_> {
     fn json_request(&mut self) -> Sent {
         let (topic, delay_ms) = (self.topic(), self.delay_ms());
         let one_by_one = self.random.u32(0..3) == 0;
-        let count = if one_by_one { self.random.usize(2..=BATCH_MAX) } else { 1 };
+        let count = if one_by_one {
+            self.random.usize(2..=BATCH_MAX)
+        } else {
+            1
+        };
         let has_id = self.random.bool();
         let numbers: Vec<Number> = (0..count)
             .map(|_| {

@@ -28,7 +28,10 @@ impl Producer<'_> {
             if plans.len() < PLANS_MAX {
                 self.create(&mut connection, &mut plans);
             }
-            while plans.peek().is_some_and(|Reverse((at, ..))| *at <= self.now()) {
+            while plans
+                .peek()
+                .is_some_and(|Reverse((at, ..))| *at <= self.now())
+            {
                 let Some(Reverse((_, number, id, topic, step))) = plans.pop() else {
                     break;
                 };
@@ -41,7 +44,11 @@ impl Producer<'_> {
         let text = self.random.bool();
         let (number, topic) = (self.field.next(text), self.topic());
         let far = self.random.u32(0..4) == 0;
-        let delay_ms = if far { FAR_MS } else { self.random.u64(300..2_500) };
+        let delay_ms = if far {
+            FAR_MS
+        } else {
+            self.random.u64(300..2_500)
+        };
         let has_id = self.random.u32(0..3) == 0;
         let t_start = self.now();
         let body = draft(number, topic, delay_ms, has_id).to_string();
@@ -59,9 +66,10 @@ impl Producer<'_> {
             outcome,
             words,
         }]);
-        let id = answer.ok().filter(|_| outcome == Outcome::Ok).and_then(|answer| {
-            answer.json()["id"].as_str().map(str::to_owned)
-        });
+        let id = answer
+            .ok()
+            .filter(|_| outcome == Outcome::Ok)
+            .and_then(|answer| answer.json()["id"].as_str().map(str::to_owned));
         let Some(id) = id else {
             *connection = None;
             return self.move_on();
@@ -162,7 +170,11 @@ impl Producer<'_> {
     }
 
     fn cancel_by_tcp(&mut self, id: &str) -> (Outcome, String) {
-        let address = self.field.doors.get(self.instance).map(|doors| doors.0.clone());
+        let address = self
+            .field
+            .doors
+            .get(self.instance)
+            .map(|doors| doors.0.clone());
         let Some(mut door) = address.and_then(|tcp| v2::Producer::try_connect(&tcp).ok()) else {
             return (Outcome::Fail, String::new());
         };

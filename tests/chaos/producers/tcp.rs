@@ -95,7 +95,10 @@ impl Producer<'_> {
         again: &mut Vec<Command>,
     ) -> Option<v2::Producer> {
         let t_start = self.now();
-        let all: Vec<u8> = window.iter().flat_map(|c| c.bytes.iter().copied()).collect();
+        let all: Vec<u8> = window
+            .iter()
+            .flat_map(|c| c.bytes.iter().copied())
+            .collect();
         // Also when it breaks: some of it may have arrived.
         let mut good = connection.send(&all).is_ok();
         for mut command in window {

@@ -153,11 +153,6 @@ impl Proxy {
         self.shared.swallow.store(count, Ordering::SeqCst);
     }
 
-    /// Answers that are still to be swallowed.
-    pub(crate) fn to_swallow(&self) -> u64 {
-        self.shared.swallow.load(Ordering::SeqCst)
-    }
-
     /// What the rules have hit since they were set.
     pub(crate) fn hits(&self) -> u64 {
         self.shared.hits.load(Ordering::SeqCst)
@@ -278,7 +273,9 @@ impl Shared {
     fn swallows(&self) -> bool {
         let taken = self
             .swallow
-            .try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+            .try_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            });
         if taken.is_ok() {
             self.hits.fetch_add(1, Ordering::SeqCst);
         }

@@ -88,7 +88,10 @@ impl Line<'_> {
                 continue;
             }
             if plant == Some(Plant::AlterBody)
-                && let Some(last) = command.bodies.first().and_then(|body| command.bytes.get_mut(body.end - 1))
+                && let Some(last) = command
+                    .bodies
+                    .first()
+                    .and_then(|body| command.bytes.get_mut(body.end - 1))
             {
                 *last = last.wrapping_add(1);
             }
@@ -209,7 +212,9 @@ async fn next_frame(
     read: &mut Vec<u8>,
 ) -> std::io::Result<Vec<u8>> {
     loop {
-        let size = read.first_chunk().map(|size| u32::from_be_bytes(*size) as usize + 4);
+        let size = read
+            .first_chunk()
+            .map(|size| u32::from_be_bytes(*size) as usize + 4);
         if let Some(size) = size
             && read.len() >= size
         {
@@ -242,7 +247,9 @@ async fn read_command(from: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Co
     if matches!(verb, "IDENTIFY" | "PUB" | "MPUB") {
         let start = command.bytes.len() + 4;
         let size = from.read_u32().await? as usize;
-        command.bytes.extend(u32::try_from(size).unwrap().to_be_bytes());
+        command
+            .bytes
+            .extend(u32::try_from(size).unwrap().to_be_bytes());
         command.bytes.resize(start + size.min(COMMAND_MAX), 0);
         from.read_exact(&mut command.bytes[start..]).await?;
         match verb {

@@ -20,11 +20,7 @@ const SAYS_OK: &str = "local t = redis.call('TIME') \
 const HEAD_WORDS: usize = 8;
 
 /// Carries one connection.
-pub(super) async fn pump(
-    shared: &Shared,
-    client: &mut TcpStream,
-    server: &mut TcpStream,
-) -> Ended {
+pub(super) async fn pump(shared: &Shared, client: &mut TcpStream, server: &mut TcpStream) -> Ended {
     let (from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
     let requests = async {
