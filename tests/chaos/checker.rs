@@ -303,7 +303,8 @@ impl Checker {
         self.judge_batches(&mut verdict);
         verdict.explained_copies = bound.in_flight * self.faults.len() as u64;
         let explained = verdict.explained_copies;
-        if verdict.extra_copies > explained {
+        // Without any fault each copy is told by itself.
+        if explained > 0 && verdict.extra_copies > explained {
             let words = format!(
                 "{} copies beyond the first, and at most {explained} were in flight at faults",
                 verdict.extra_copies
