@@ -182,6 +182,24 @@ impl Checker {
                 let words = format!("nsqd {nsqd} delivered what nobody published, at {t} µs");
                 self.broken.push(("unexpected", words));
             }
+            Event::FaultStart { .. } | Event::FaultStop { .. } => self.apply_fault(event),
+            Event::Phase { phase, t } => self.phases.push((*t, *phase)),
+            Event::Drained { owed, took_ms, .. } => {
+                self.drains_ms.push(*took_ms);
+                if *owed > 0 {
+                    let words = format!("{owed} messages not delivered {took_ms} ms after healing");
+                    self.broken.push(("stuck", words));
+                }
+            }
+            Event::IsDead { id } => self.lives.entry(*id).or_default().dead = true,
+            Event::Requeued { id } => self.lives.entry(*id).or_default().dead = false,
+            Event::IsPending { id } => self.lives.entry(*id).or_default().pending = true,
+            Event::Wrong { words } => self.broken.push(("unexpected", words.clone())),
+        }
+    }
+
+    fn apply_fault(&mut self, event: &Event) {
+        match event {
             Event::FaultStart {
                 fault,
                 kind,
@@ -213,25 +231,14 @@ impl Checker {
                     fault.unavailable.clone_from(unavailable);
                 }
             }
-            Event::Phase { phase, t } => self.phases.push((*t, *phase)),
-            Event::Drained { owed, took_ms, .. } => {
-                self.drains_ms.push(*took_ms);
-                if *owed > 0 {
-                    let words = format!("{owed} messages not delivered {took_ms} ms after healing");
-                    self.broken.push(("stuck", words));
-                }
-            }
-            Event::IsDead { id } => self.lives.entry(*id).or_default().dead = true,
-            Event::Requeued { id } => self.lives.entry(*id).or_default().dead = false,
-            Event::IsPending { id } => self.lives.entry(*id).or_default().pending = true,
-            Event::Wrong { words } => self.broken.push(("unexpected", words.clone())),
+            _ => (),
         }
     }
 
     fn apply_op(&mut self, op: &Op) {
         self.heartbeats.push(op.t_end);
         if op.outcome == Outcome::Odd {
-            let words = format!("{:?} of {:?} was answered {:?}", op.op, op.ids, op.words);
+            let words = format!("{:?} of {:?} was answered {:?}", op.asked, op.ids, op.words);
             self.broken.push(("unexpected", words));
         }
         let placing = Placing {
@@ -242,13 +249,13 @@ impl Checker {
         };
         for id in &op.ids {
             let life = self.lives.entry(*id).or_default();
-            match op.op {
+            match op.asked {
                 Asked::Publish => life.publishes.push(placing),
                 Asked::Move => life.moves.push(placing),
                 Asked::Cancel => life.cancels.push((op.t_start, op.t_end, op.outcome)),
             }
         }
-        if op.op == Asked::Publish && op.ids.len() > 1 {
+        if op.asked == Asked::Publish && op.ids.len() > 1 {
             self.batches.push(op.ids.clone());
         }
     }
@@ -390,7 +397,7 @@ impl Checker {
             );
         }
         self.judge_times(id, life, verdict);
-        self.judge_answers(id, life, verdict);
+        Self::judge_answers(id, life, verdict);
         self.judge_copies(id, life, verdict);
         self.judge_fate(id, life, verdict);
     }
@@ -430,7 +437,7 @@ impl Checker {
     }
 
     /// What was said of it was true.
-    fn judge_answers(&self, id: Number, life: &Life, verdict: &mut Verdict) {
+    fn judge_answers(id: Number, life: &Life, verdict: &mut Verdict) {
         // Sent before, and refused by nsqd for certain: it may still be cancelled. Never sent after it.
         let sent = |end: u64| life.sent.is_some_and(|(_, last)| last > end);
         let cancelled = life

@@ -45,7 +45,8 @@ pub(crate) enum Outcome {
 /// One request of a producer, or one item of a batch whose items are answered one by one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Op {
-    pub(crate) op: Asked,
+    #[serde(rename = "op")]
+    pub(crate) asked: Asked,
     /// The messages: several share the fate of one request.
     pub(crate) ids: Vec<Number>,
     pub(crate) topic: String,
@@ -158,14 +159,14 @@ const LARGE_EACH: u64 = 53;
 pub(crate) fn body(number: Number) -> Vec<u8> {
     let mut bytes = format!("chaos {number:013} ").into_bytes();
     let mut random = fastrand::Rng::with_seed(number ^ 0x6e73_7164);
-    let filling = if number % LARGE_EACH == 0 {
+    let filling = if number.is_multiple_of(LARGE_EACH) {
         random.usize(5_000..18_000)
     } else {
         random.usize(0..400)
     };
     for _ in 0..filling {
         let byte = random.u8(..);
-        bytes.push(if number % 2 == 0 {
+        bytes.push(if number.is_multiple_of(2) {
             b' ' + byte % 95
         } else {
             byte

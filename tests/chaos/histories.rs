@@ -10,7 +10,7 @@ const SECOND: u64 = 1_000 * MS;
 /// An answered request that took 1 ms.
 fn asked(op: Asked, ids: &[Number], start: u64, delay_ms: u64, outcome: Outcome) -> Event {
     Event::Op(Op {
-        op,
+        asked: op,
         ids: ids.to_vec(),
         topic: "t".to_owned(),
         delay_ms,
@@ -280,7 +280,7 @@ fn what_was_refused_must_not_come() {
     kept([refused.clone()]);
     broken(
         "refused",
-        with(&[&[refused.clone()], &delivered(1, 100 * MS, "a")]),
+        with(&[std::slice::from_ref(&refused), &delivered(1, 100 * MS, "a")]),
     );
     broken("refused", [refused, Event::IsPending { id: 1 }]);
 }

@@ -53,7 +53,7 @@ pub(crate) fn probe(field: &Field) {
         format!("{answer:?}")
     };
     field.recorder.add(&Event::Op(Op {
-        op: Asked::Publish,
+        asked: Asked::Publish,
         ids,
         topic: TOPICS[0].to_owned(),
         delay_ms: PROBE_DELAY_MS,

@@ -134,7 +134,12 @@ impl Schedule {
                 loop {
                     let done = if count == 2 {
                         // The first half of the kinds, then the rest.
-                        steps.len() >= (all + usize::from(number == 0)) / 2
+                        steps.len()
+                            >= if number == 0 {
+                                all.div_ceil(2)
+                            } else {
+                                all / 2
+                            }
                     } else {
                         used_ms >= FAULTS_MS
                     };

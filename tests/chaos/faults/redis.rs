@@ -7,7 +7,7 @@
 //!   so there the kill waits for the moment at which nothing is unwritten;
 //! - the torn end is what a crash in the middle of a write leaves: a part of a command that nobody was
 //!   answered, appended after the kill. Cutting bytes off would take acknowledged ones with them;
-//! - a full disk is a limit on the size of files that the process meets (RLIMIT_FSIZE, which needs neither root nor a
+//! - a full disk is a limit on the size of files that the process meets (`RLIMIT_FSIZE`, which needs neither root nor a
 //!   file system of its own): with `always` Redis ends rather than answer what it cannot write.
 
 use std::fs::{self, File};

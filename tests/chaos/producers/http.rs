@@ -230,7 +230,7 @@ pub(crate) fn draft(number: Number, topic: &str, delay_ms: u64, has_id: bool) ->
     let body = body(number);
     let mut draft = json!({"topic": topic, "delay_ms": delay_ms});
     match String::from_utf8(body) {
-        Ok(text) if number % 2 == 0 => draft["body"] = text.into(),
+        Ok(text) if number.is_multiple_of(2) => draft["body"] = text.into(),
         Ok(text) => draft["body_base64"] = STANDARD.encode(text).into(),
         Err(bytes) => draft["body_base64"] = STANDARD.encode(bytes.as_bytes()).into(),
     }

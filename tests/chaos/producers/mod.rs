@@ -146,7 +146,7 @@ impl<'a> Producer<'a> {
         };
         let events = came.into_iter().map(|came| {
             Event::Op(Op {
-                op: came.op,
+                asked: came.op,
                 ids: came.ids,
                 topic: came.topic.to_owned(),
                 delay_ms: came.delay_ms,

@@ -27,8 +27,6 @@ pub(crate) struct Rules {
     cuts: u64,
     /// With a reset instead of an orderly end.
     pub(crate) reset: bool,
-    /// New connections are closed at once.
-    pub(crate) refuse: bool,
     /// Each piece waits this long.
     pub(crate) delay: Duration,
     /// Requests do not arrive.
@@ -167,10 +165,6 @@ impl Proxy {
 impl Shared {
     async fn accept(self: Arc<Self>, listener: TcpListener) {
         while let Ok((client, _)) = listener.accept().await {
-            if self.rules.borrow().refuse {
-                self.hits.fetch_add(1, Ordering::SeqCst);
-                continue;
-            }
             self.tracker.spawn(Arc::clone(&self).carry(client));
         }
     }
