@@ -34,6 +34,8 @@ const RETRY_EACH_US: u64 = 2_000_000;
 /// How long a repaired fault may still show: an answer that it held back is missed only now, and what it froze
 /// believes for a moment that it goes on as before.
 const AFTERMATH_US: u64 = 3_000_000;
+/// A fault that is followed by silence for so long has hit a run that stood still anyway.
+const REACH_US: u64 = 5_000_000;
 
 /// What a run is held against.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +61,7 @@ struct Life {
     publishes: Vec<Placing>,
     moves: Vec<Placing>,
     cancels: Vec<(u64, u64, Outcome)>,
+    looks: Vec<(u64, u64, Outcome)>,
     /// First and last moment at which it was sent, or came.
     sent: Option<(u64, u64)>,
     /// The nsqds that said OK, and when.
@@ -253,6 +256,7 @@ impl Checker {
                 Asked::Publish => life.publishes.push(placing),
                 Asked::Move => life.moves.push(placing),
                 Asked::Cancel => life.cancels.push((op.t_start, op.t_end, op.outcome)),
+                Asked::Look => life.looks.push((op.t_start, op.t_end, op.outcome)),
             }
         }
         if op.asked == Asked::Publish && op.ids.len() > 1 {
@@ -335,7 +339,7 @@ impl Checker {
     fn weigh_faults(&mut self, verdict: &mut Verdict) {
         self.heartbeats.sort_unstable();
         for fault in &mut self.faults {
-            let stop = fault.stop.saturating_add(AFTERMATH_US);
+            let stop = fault.stop.saturating_add(REACH_US);
             let before = |t: u64| self.heartbeats.partition_point(|at| *at < t) as u64;
             fault.events = before(stop) - before(fault.start);
             if fault.unavailable.is_none() && (fault.hits == 0 || fault.events == 0) {
@@ -461,7 +465,8 @@ impl Checker {
             .cancels
             .iter()
             .copied()
-            .chain(life.moves.iter().map(|m| (m.start, m.end, m.outcome)));
+            .chain(life.moves.iter().map(|m| (m.start, m.end, m.outcome)))
+            .chain(life.looks.iter().copied());
         for (start, end, outcome) in answers {
             let delivered = life.taken.iter().any(|(_, at)| *at <= end);
             let excused = life.may_be_cancelled();

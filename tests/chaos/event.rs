@@ -16,8 +16,10 @@ pub(crate) enum Asked {
     Publish,
     /// Take it back.
     Cancel,
-    /// Another time.
+    /// Another time, or at once.
     Move,
+    /// Is it there, with its body?
+    Look,
 }
 
 /// What the asker knows afterwards.

@@ -216,8 +216,13 @@ fn number_of(http: &mut Http, message: &Value) -> Option<Number> {
         return number.parse().ok();
     }
     let whole = ask(http, &format!("/v1/messages/{id}"));
+    let (number, intact) = identify_listed(&whole)?;
+    intact.then_some(number)
+}
+
+/// Whose body a message has that a door shows, and whether it is whole.
+pub(crate) fn identify_listed(whole: &Value) -> Option<(Number, bool)> {
     let text = whole["body"].as_str().map(|text| text.as_bytes().to_vec());
     let bytes = text.or_else(|| STANDARD.decode(whole["body_base64"].as_str()?).ok())?;
-    let (number, intact) = event::identify(&bytes)?;
-    intact.then_some(number)
+    event::identify(&bytes)
 }

@@ -29,7 +29,7 @@ const MAXMEMORY: &str = "1mb";
 /// Bytes that still fit on a full disk.
 const DISK_LEFT: u64 = 300;
 /// How long a kill waits for the moment at which nothing is unwritten.
-const UNWRITTEN_LIMIT: Duration = Duration::from_millis(900);
+const UNWRITTEN_LIMIT: Duration = Duration::from_secs(4);
 
 fn ask<T: FromRedisValue>(connection: &mut Connection, words: &[&str]) -> RedisResult<T> {
     let mut command = cmd(words[0]);
@@ -47,6 +47,13 @@ fn info(connection: &mut Connection, key: &str) -> u64 {
         rest.trim_start_matches("count=").trim().parse().ok()
     };
     text.lines().find_map(value).unwrap_or(0)
+}
+
+/// Repairs: what a slow machine does not answer in time is asked again.
+fn insist(connection: &mut Connection, words: &[&str]) {
+    wait::until("redis to be repaired", || {
+        ask::<()>(connection, words).is_ok()
+    });
 }
 
 fn restart(cluster: &Cluster) {
@@ -78,17 +85,20 @@ pub(super) fn kill_everysec(cluster: &Cluster, step: &Step) -> Hit {
         &["CONFIG", "SET", "appendfsync", "everysec"],
     );
     last(step);
-    let paused: RedisResult<()> = ask(&mut connection, &["CLIENT", "PAUSE", "2000", "WRITE"]);
+    let paused: RedisResult<()> = ask(&mut connection, &["CLIENT", "PAUSE", "6000", "WRITE"]);
     let mut left = UNWRITTEN_LIMIT;
     while info(&mut connection, "aof_buffer_length") > 0 && !left.is_zero() {
         wait::pause(POLL);
         left = left.saturating_sub(POLL);
     }
     if left.is_zero() || set.is_err() || paused.is_err() {
-        // The disk is too slow for it now: the ordinary end keeps the promise.
+        // The ordinary end keeps what was answered.
         cluster.redis.program.terminate();
         restart(cluster);
-        return Hit::of(0);
+        return Hit {
+            hits: 0,
+            unavailable: Some("the disk is too slow".to_owned()),
+        };
     }
     let ran = cluster.redis.program.kill();
     restart(cluster);
@@ -140,9 +150,8 @@ pub(super) fn maxmemory(cluster: &Cluster, step: &Step) -> Hit {
         info(&mut connection, "errorstat_OOM").saturating_sub(before)
     });
     let hits = info(&mut connection, "errorstat_OOM").saturating_sub(before);
-    let back: RedisResult<()> = ask(&mut connection, &["CONFIG", "SET", "maxmemory", "0"]);
-    assert!(set.is_ok() && back.is_ok(), "maxmemory cannot be set");
-    Hit::of(hits)
+    insist(&mut connection, &["CONFIG", "SET", "maxmemory", "0"]);
+    Hit::of(if set.is_ok() { hits } else { 0 })
 }
 
 pub(super) fn disk_full(cluster: &Cluster, step: &Step) -> Hit {
@@ -223,7 +232,6 @@ pub(super) fn maxclients(cluster: &Cluster, step: &Step) -> Hit {
         info(&mut connection, "rejected_connections").saturating_sub(before)
     });
     let hits = info(&mut connection, "rejected_connections").saturating_sub(before);
-    let back: RedisResult<()> = ask(&mut connection, &["CONFIG", "SET", "maxclients", "10000"]);
-    assert!(set.is_ok() && back.is_ok(), "maxclients cannot be set");
-    Hit::of(hits)
+    insist(&mut connection, &["CONFIG", "SET", "maxclients", "10000"]);
+    Hit::of(if set.is_ok() { hits } else { 0 })
 }

@@ -9,6 +9,7 @@ use super::http::draft;
 use super::{Came, FAR_MS, Producer};
 use crate::answers;
 use crate::event::{Asked, Number, Outcome};
+use crate::read_back::identify_listed;
 use crate::support::http::{Answer, Http};
 use crate::support::producer as v2;
 
@@ -93,10 +94,16 @@ impl Producer<'_> {
         plans: &mut BinaryHeap<Plan>,
         (number, id, topic, step): (Number, String, &'static str, u8),
     ) {
+        if self.random.u32(0..4) == 0 {
+            self.look(connection, number, &id, topic);
+        }
         if step < 2 && self.random.u32(0..10) < 4 {
-            let delay_ms = self.random.u64(200..2_500);
+            // At once, now and then.
+            let soon = self.random.u32(0..6) == 0;
+            let delay_ms = if soon { 0 } else { self.random.u64(200..2_500) };
             if self.shift(connection, number, &id, topic, delay_ms) {
-                let at = self.now() + delay_ms * 1_000 - NEAR_US + self.random.u64(0..2 * NEAR_US);
+                let due = (self.now() + delay_ms * 1_000).saturating_sub(NEAR_US);
+                let at = due + self.random.u64(0..2 * NEAR_US);
                 plans.push(Reverse((at, number, id, topic, step + 1)));
             }
             return;
@@ -153,7 +160,12 @@ impl Producer<'_> {
         let t_start = self.now();
         let (path, body) = (format!("/v1/messages/{id}"), json!({"delay_ms": delay_ms}));
         let body = body.to_string();
-        let Some(answer) = self.exchange(connection, "PATCH", &path, true, body.as_bytes()) else {
+        let answer = if delay_ms == 0 {
+            self.exchange(connection, "POST", &format!("{path}/deliver"), false, b"")
+        } else {
+            self.exchange(connection, "PATCH", &path, true, body.as_bytes())
+        };
+        let Some(answer) = answer else {
             return false;
         };
         let (outcome, words) = judged(&answer);
@@ -167,6 +179,37 @@ impl Producer<'_> {
             words,
         }]);
         outcome == Outcome::Ok
+    }
+
+    /// Looks at a message: it is there, with its own body, unless it was delivered.
+    fn look(
+        &mut self,
+        connection: &mut Option<Http>,
+        number: Number,
+        id: &str,
+        topic: &'static str,
+    ) {
+        let t_start = self.now();
+        let path = format!("/v1/messages/{id}");
+        let Some(answer) = self.exchange(connection, "GET", &path, false, b"") else {
+            return;
+        };
+        let (mut outcome, mut words) = judged(&answer);
+        if let Ok(answer) = answer
+            && outcome == Outcome::Ok
+            && identify_listed(&answer.json()) != Some((number, true))
+        {
+            (outcome, words) = (Outcome::Odd, answer.text());
+        }
+        self.record(vec![Came {
+            op: Asked::Look,
+            ids: vec![number],
+            topic,
+            delay_ms: 0,
+            t_start,
+            outcome,
+            words,
+        }]);
     }
 
     fn cancel_by_tcp(&mut self, id: &str) -> (Outcome, String) {
