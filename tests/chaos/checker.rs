@@ -264,30 +264,17 @@ impl Checker {
         }
     }
 
-    /// Messages that should have been delivered by `now` and were not, as far as is known.
-    pub(crate) fn owed(&self, now: u64) -> usize {
+    /// Messages that are due by `until` and were not delivered, as far as is known.
+    pub(crate) fn owed(&self, until: u64) -> usize {
         let owed = self.lives.values().filter(|life| {
             life.is_acknowledged()
                 && !life.may_be_cancelled()
                 && !life.dead
                 && life.copies.is_empty()
                 && !self.died_with_nsqd(life)
-                && life.latest_due().is_none_or(|due| due <= now)
+                && life.latest_due().is_none_or(|due| due <= until)
         });
         owed.count()
-    }
-
-    /// Messages that are acknowledged, not taken back, and due only after `now`.
-    pub(crate) fn due_after(&self, now: u64, until: u64) -> usize {
-        let due = |life: &&Life| {
-            life.is_acknowledged()
-                && !life.may_be_cancelled()
-                && life.copies.is_empty()
-                && life
-                    .latest_due()
-                    .is_some_and(|due| due > now && due <= until)
-        };
-        self.lives.values().filter(due).count()
     }
 
     /// An nsqd that said OK to it was killed afterwards.

@@ -107,17 +107,10 @@ impl Recorder {
         });
     }
 
-    /// Messages that should have been delivered by now.
-    pub(crate) fn owed(&self) -> usize {
-        let now = self.now();
-        self.inner.lock().unwrap().checker.owed(now)
-    }
-
-    /// Messages that are due within the next `span_us`.
-    pub(crate) fn due_within(&self, span_us: u64) -> usize {
-        let now = self.now();
-        let inner = self.inner.lock().unwrap();
-        inner.checker.due_after(now, now + span_us)
+    /// Messages that are due now or within `span_us`, and were not delivered.
+    pub(crate) fn owed(&self, span_us: u64) -> usize {
+        let until = self.now() + span_us;
+        self.inner.lock().unwrap().checker.owed(until)
     }
 
     /// Ends the record and hands the checker out.

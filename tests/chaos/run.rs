@@ -22,6 +22,8 @@ use crate::support::wait;
 
 /// How long producers go on after the repair, before the backlog must drain.
 const HEALING: Duration = Duration::from_millis(1_500);
+/// What is due later than this is not waited for, µs: far beyond the longest delay of what is to be delivered.
+const FAR_US: u64 = 60_000_000;
 const TICK: Duration = Duration::from_millis(20);
 /// The machine gave the harness no time for so long: then others had none either.
 const STALL: Duration = Duration::from_millis(1_200);
@@ -240,8 +242,7 @@ impl Run<'_> {
     }
 
     fn wait_delivered(&self, size: Size, healed: Instant) {
-        let far_us = 60_000_000;
-        let open = || self.recorder.owed() + self.recorder.due_within(far_us);
+        let open = || self.recorder.owed(FAR_US);
         // What is due later than the repair is not late by then.
         let limit = size.liveness + Duration::from_millis(DELAY_MS_MAX);
         self.supervise_while(|| {

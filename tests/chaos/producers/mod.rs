@@ -23,7 +23,7 @@ pub(crate) const DELAY_MS_MAX: u64 = 6_000;
 /// Delays that do not end within a run.
 const FAR_MS: u64 = 3 * 3_600_000;
 const PAUSED: Duration = Duration::from_millis(20);
-const RECONNECT_PAUSE: Duration = Duration::from_millis(30);
+const RECONNECT_PAUSE: Duration = Duration::from_millis(120);
 
 /// What all producers share.
 #[derive(Debug)]
