@@ -24,6 +24,7 @@ mod nsqd_tcp;
 mod outage;
 mod proofs;
 mod scripts;
+mod selftest;
 mod support;
 mod takeover;
 mod tidy;
