@@ -68,7 +68,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("clap::", &["cli/", "config"]),
     (
         "TcpStream::connect",
-        &["forward/", "cli/tail.rs", "cli/dev/child.rs"],
+        &["forward/", "cli/tail.rs", "cli/bench/", "cli/dev/child.rs"],
     ),
 ];
 
