@@ -9,6 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tokio::sync::Semaphore;
 
+use crate::ingest::access::may_publish;
 use crate::ingest::metrics::{Handed, HandedLabel, Metrics};
 use crate::message::{Delay, Due, Message};
 
@@ -38,8 +39,10 @@ pub struct Passthrough {
     publisher: Arc<dyn Publisher>,
     /// Bytes that may wait for nsqd's answer. What finds no room is stored: the store has its own
     /// bound, and refuses beyond it.
-    room: Semaphore,
+    room: Arc<Semaphore>,
     handed: Family<HandedLabel, Counter>,
+    /// Whether these may be handed over; what may not is for the store to refuse.
+    admits: fn(&[Message]) -> bool,
 }
 
 impl Passthrough {
@@ -47,8 +50,19 @@ impl Passthrough {
     pub fn new(publisher: Arc<dyn Publisher>, bytes_max: usize, metrics: &Metrics) -> Self {
         Self {
             publisher,
-            room: Semaphore::new(bytes_max.min(Semaphore::MAX_PERMITS)),
+            room: Arc::new(Semaphore::new(bytes_max.min(Semaphore::MAX_PERMITS))),
             handed: metrics.handed.clone(),
+            admits: |_all| true,
+        }
+    }
+
+    /// The same way, only for those whom the guarded store would let publish.
+    pub(super) fn guarded(&self) -> Self {
+        Self {
+            publisher: Arc::clone(&self.publisher),
+            room: Arc::clone(&self.room),
+            handed: self.handed.clone(),
+            admits: may_publish,
         }
     }
 
@@ -60,6 +74,9 @@ impl Passthrough {
     /// Hands `messages` to nsqd, and answers those that must be stored. What nsqd may have is among
     /// them: it may come twice, but not never.
     pub(super) async fn hand_over(&self, messages: Vec<Message>) -> Vec<Message> {
+        if !(self.admits)(&messages) {
+            return messages;
+        }
         let bytes: usize = messages.iter().map(|message| message.body.len()).sum();
         let room = u32::try_from(bytes)
             .ok()
