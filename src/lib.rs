@@ -12,6 +12,7 @@
 //! - [`id`]: a message's id and the place it names
 //! - [`transport`]: TLS, snappy, deflate
 //! - [`nsq`]: the wire, both directions
+//! - [`http_client`]: questions to servers beside the path: nsqlookupd
 //! - [`store`]: Redis: packs, scripts, claims
 //! - [`forward`]: connections to nsqd
 //! - [`dispatch`]: one state machine per shard
@@ -26,6 +27,7 @@ pub mod cli;
 pub mod config;
 pub mod dispatch;
 pub mod forward;
+pub mod http_client;
 pub mod id;
 pub mod ingest;
 pub mod message;

@@ -4,6 +4,7 @@
 mod address_file;
 mod limits;
 mod parts;
+mod passthrough;
 mod signals;
 mod stage;
 

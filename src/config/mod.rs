@@ -44,6 +44,8 @@ pub struct Config {
     pub dispatch: dispatch::Config,
     /// Of the connections to nsqd.
     pub forward: forward::Config,
+    /// Whether what has no delay is handed to nsqd at once.
+    pub passthrough: bool,
     /// Of the doors.
     pub ingest: ingest::Config,
 }

@@ -50,6 +50,7 @@ pub(super) fn config(reader: &mut Reader<'_>) -> Config {
         store: store(reader),
         dispatch: dispatch(reader),
         forward: forward(reader),
+        passthrough: reader.switch("passthrough"),
         ingest: ingest(reader),
     };
     if reader.sound() {
@@ -109,8 +110,19 @@ fn dispatch(reader: &mut Reader<'_>) -> dispatch::Config {
 }
 
 fn forward(reader: &mut Reader<'_>) -> forward::Config {
+    let nsqd_tcp_addresses = reader.addresses("nsqd_tcp_address");
+    let lookupd_http_addresses = reader.addresses("lookupd_http_address");
+    if reader.sound() && nsqd_tcp_addresses.is_empty() && lookupd_http_addresses.is_empty() {
+        reader.fault(
+            "nsqd_tcp_address",
+            "must be one or more host:port, such as 127.0.0.1:4150; repeat the flag for several, or name an \
+             nsqlookupd with lookupd_http_address",
+        );
+    }
     forward::Config {
-        nsqd_tcp_addresses: reader.addresses("nsqd_tcp_address"),
+        nsqd_tcp_addresses,
+        lookupd_http_addresses,
+        lookupd_poll_interval: reader.duration("lookupd_poll_interval", ms(100)..=s(3600)),
         connections_per_nsqd: reader.number("connections_per_nsqd", 1..=64),
         dial_timeout: reader.duration("dial_timeout", ms(10)..=s(60)),
         forward_timeout: reader.duration("forward_timeout", ms(10)..=s(120)),

@@ -13,6 +13,7 @@ pub mod metrics;
 mod nsqd_http;
 mod openapi;
 mod ops_http;
+pub mod passthrough;
 mod problem;
 pub mod reply;
 mod session;
@@ -20,6 +21,7 @@ mod session;
 use access::{Access, Hosts};
 use tokio_rustls::rustls::ServerConfig;
 
+use crate::ingest::passthrough::Passthrough;
 use crate::message::{Delay, Due, Message};
 use crate::nsq::identify::Offers;
 use crate::store::{Error, Receipt, ScheduleStore};
@@ -98,12 +100,33 @@ pub struct Intake {
     pub store: Arc<dyn ScheduleStore>,
     /// What the doors are told.
     pub config: Arc<Config>,
+    /// The way past the store, if there is to be one.
+    pub passthrough: Option<Arc<Passthrough>>,
 }
 
 impl Intake {
     /// Stores all of `messages` or none. Topic, size and delay have been checked by the door.
     pub async fn accept(&self, messages: Vec<Message>) -> Result<Vec<Receipt>, Error> {
         self.store.schedule(messages).await
+    }
+
+    /// Takes `messages` as nsqd would: what has no delay may go past the store, and then has no
+    /// receipt. Checked as for [`Self::accept`]. When the store is needed and fails, some may have
+    /// gone.
+    pub async fn publish(&self, messages: Vec<Message>) -> Result<Vec<Receipt>, Error> {
+        let left = match &self.passthrough {
+            Some(way) if messages.iter().all(Passthrough::suits) => way.hand_over(messages).await,
+            _ => messages,
+        };
+        if left.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.accept(left).await
+    }
+
+    /// Whether `message` would be offered to nsqd before the store.
+    fn passes(&self, message: &Message) -> bool {
+        self.passthrough.is_some() && Passthrough::suits(message)
     }
 
     /// The latest moment that may be asked for now.

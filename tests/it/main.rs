@@ -22,6 +22,7 @@ mod model_oracle;
 mod nsqd_http;
 mod nsqd_tcp;
 mod outage;
+mod passthrough;
 mod proofs;
 mod scripts;
 mod selftest;

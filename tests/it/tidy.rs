@@ -18,7 +18,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("id", &["message", "shard"]),
     ("nsq", &["message"]),
     ("store", &["message", "id", "shard", "monotonic"]),
-    ("forward", &["message", "nsq"]),
+    ("http_client", &[]),
+    ("forward", &["message", "nsq", "http_client"]),
     (
         "dispatch",
         &["message", "id", "shard", "monotonic", "store", "forward"],
@@ -65,6 +66,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 /// What only some modules may name, then the path prefixes of those modules.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("redis::", &["store/"]),
+    ("reqwest::", &["http_client.rs", "cli/"]),
     ("deadpool_redis::", &["store/"]),
     ("axum::", &["ingest/"]),
     ("utoipa::", &["ingest/"]),

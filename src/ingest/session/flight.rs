@@ -82,6 +82,8 @@ pub(super) struct Flight {
     group: Vec<Message>,
     group_load: Load,
     group_asked: Asked,
+    /// Whether they go past the store. Those that do and those that do not have nothing in common.
+    group_passes: bool,
 }
 
 impl Flight {
@@ -93,6 +95,7 @@ impl Flight {
             group: Vec::new(),
             group_load: Load::default(),
             group_asked: Asked::Pub,
+            group_passes: false,
         }
     }
 
@@ -122,6 +125,11 @@ impl Flight {
     /// One message without an id. Goes to the store with its neighbours, at the latest at
     /// [`Self::submit`].
     pub(super) fn publish_one(&mut self, asked: Asked, message: Message) {
+        let passes = self.intake.passes(&message);
+        if passes != self.group_passes {
+            self.submit();
+            self.group_passes = passes;
+        }
         if self.group.is_empty() {
             self.group_asked = asked;
         }
@@ -242,7 +250,7 @@ impl Flight {
             async move {
                 let count = messages.len();
                 let stored = by_topic(&messages);
-                let outcome = match intake.accept(messages).await {
+                let outcome = match intake.publish(messages).await {
                     Ok(_receipts) => Outcome::Accepted {
                         commands: load.commands,
                         messages: stored,
