@@ -11,12 +11,16 @@
 //! - [`shard`]: shards, generations, who owns what
 //! - [`id`]: a message's id and the place it names
 //! - [`nsq`]: the wire, both directions
+//! - [`nsqd`]: a conversation with one nsqd
+//! - [`finding`]: what an examination finds
 //! - [`store`]: Redis: packs, scripts, claims
 //! - [`forward`]: connections to nsqd
 //! - [`dispatch`]: one state machine per shard
 //! - [`ingest`]: the doors
 //! - [`telemetry`]: logs and metrics
-//! - [`config`], [`app`], [`cli`]: the composition
+//! - [`config`]: the settings
+//! - [`doctor`]: examines Redis and nsqd
+//! - [`app`], [`cli`]: the composition
 //!
 //! `tests/it/tidy.rs` holds the import table against the code.
 
@@ -24,12 +28,15 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod dispatch;
+pub mod doctor;
+pub mod finding;
 pub mod forward;
 pub mod id;
 pub mod ingest;
 pub mod message;
 pub mod monotonic;
 pub mod nsq;
+pub mod nsqd;
 pub mod phase;
 pub mod shard;
 pub mod store;

@@ -49,6 +49,7 @@ fn help_has_examples_and_exits_with_0() {
         "serve",
         "dev",
         "check-config",
+        "doctor",
         "publish",
         "get",
         "cancel",
@@ -129,6 +130,7 @@ fn a_wrong_configuration_exits_with_64_and_names_key_and_remedy() {
     );
     check_fails(&["serve", "--no-such-flag"], 64, "--no-such-flag");
     check_fails(&["dev", "--redis", "redis://h:1"], 64, "--redis-port");
+    check_fails(&["doctor", "--dpub"], 64, "--nsqd-tcp-address");
     check_fails(
         &["publish", "--topic", "t", "--delay", "soon", "x"],
         64,

@@ -14,6 +14,7 @@ mod cli;
 mod crash;
 mod dev;
 mod docs;
+mod doctor;
 mod end_to_end;
 mod forward;
 mod interop;

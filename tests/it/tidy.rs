@@ -16,7 +16,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("shard", &["message"]),
     ("id", &["message", "shard"]),
     ("nsq", &["message"]),
-    ("store", &["message", "id", "shard", "monotonic"]),
+    ("nsqd", &["nsq"]),
+    ("finding", &[]),
+    ("store", &["message", "id", "shard", "monotonic", "finding"]),
     ("forward", &["message", "nsq"]),
     (
         "dispatch",
@@ -38,6 +40,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "doctor",
+        &["message", "nsq", "nsqd", "finding", "store", "config"],
+    ),
+    (
         "app",
         &[
             "message",
@@ -54,7 +60,18 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("cli", &["message", "nsq", "config", "telemetry", "app"]),
+    (
+        "cli",
+        &[
+            "message",
+            "nsq",
+            "finding",
+            "config",
+            "telemetry",
+            "doctor",
+            "app",
+        ],
+    ),
 ];
 
 /// What only some modules may name, then the path prefixes of those modules.
@@ -66,7 +83,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("clap::", &["cli/", "config"]),
     (
         "TcpStream::connect",
-        &["forward/", "cli/tail.rs", "cli/dev/child.rs"],
+        &["forward/", "nsqd/", "cli/tail.rs", "cli/dev/child.rs"],
     ),
 ];
 
