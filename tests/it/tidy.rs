@@ -17,7 +17,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("shard", &["message"]),
     ("id", &["message", "shard"]),
     ("nsq", &["message"]),
-    ("store", &["message", "id", "shard", "monotonic"]),
+    ("nsqd", &["nsq"]),
+    ("finding", &[]),
+    ("store", &["message", "id", "shard", "monotonic", "finding"]),
     ("http_client", &[]),
     ("forward", &["message", "nsq", "http_client"]),
     (
@@ -26,7 +28,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     (
         "ingest",
-        &["message", "id", "nsq", "phase", "store", "transport"],
+        &[
+            "message",
+            "id",
+            "nsq",
+            "nsqd",
+            "phase",
+            "store",
+            "transport",
+        ],
     ),
     ("telemetry", &[]),
     (
@@ -35,6 +45,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "message",
             "id",
             "shard",
+            "nsq",
             "store",
             "transport",
             "forward",
@@ -42,6 +53,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "ingest",
             "telemetry",
         ],
+    ),
+    (
+        "doctor",
+        &["message", "nsq", "nsqd", "finding", "store", "config"],
     ),
     (
         "app",
@@ -60,7 +75,18 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("cli", &["message", "nsq", "config", "telemetry", "app"]),
+    (
+        "cli",
+        &[
+            "message",
+            "nsq",
+            "finding",
+            "config",
+            "telemetry",
+            "doctor",
+            "app",
+        ],
+    ),
 ];
 
 /// What only some modules may name, then the path prefixes of those modules.
@@ -75,6 +101,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "TcpStream::connect",
         &[
             "forward/",
+            "nsqd/",
             "ingest/access/authd.rs",
             "cli/tail.rs",
             "cli/bench/",
