@@ -15,7 +15,6 @@ use crate::forward::{self, Forward, NsqdPool};
 use crate::ingest::clients::Clients;
 use crate::ingest::http::{HttpState, InstanceFacts};
 use crate::ingest::{self, Intake};
-use crate::monotonic::boottime;
 use crate::phase::Phase;
 use crate::store::{ClaimStore, RedisStore, ScheduleStore};
 use crate::telemetry;
@@ -141,7 +140,7 @@ fn start_dispatch(
         claims,
         forward,
         metrics,
-        boottime,
+        dispatch::Clock::of_machine(),
         &stage.tracker,
         stop,
     );

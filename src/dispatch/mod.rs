@@ -7,6 +7,7 @@ mod poller;
 mod retry;
 mod settings;
 mod tenure;
+mod timer;
 mod turn;
 
 use std::collections::BTreeMap;
@@ -24,8 +25,10 @@ use tracing::{info, warn};
 
 pub use metrics::Metrics;
 pub use settings::Config;
+pub use timer::{Clock, Timers};
 
 use crate::dispatch::poller::{News, Poller, Shared, Status};
+use crate::dispatch::timer::Timer;
 use crate::forward::Forward;
 use crate::shard::{InstanceId, ShardId, owner_of};
 use crate::store::{ClaimStore, Wake};
@@ -66,7 +69,7 @@ impl Dispatcher {
         store: Arc<dyn ClaimStore>,
         forward: Arc<dyn Forward>,
         metrics: Metrics,
-        clock: fn() -> Duration,
+        clock: Clock,
         tracker: &TaskTracker,
         drain: CancellationToken,
     ) -> JoinHandle<()> {
@@ -183,6 +186,7 @@ impl Dispatcher {
             news: heard,
             stop: stop.clone(),
             token: None,
+            timer: Timer::new(self.shared.clock.timers),
         };
         let driver = self.tracker.spawn(poller.run());
         self.served.insert(

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::dispatch::metrics::{Metrics, TurnLabel, TurnResult};
 use crate::dispatch::settings::Config;
 use crate::dispatch::tenure::{Ended, Tenure};
+use crate::dispatch::timer::{Clock, Timer};
 use crate::dispatch::turn::{Key, Memory, Reply};
 use crate::forward::{Deadline, DueMessage, Forward};
 use crate::message::UnixMs;
@@ -49,8 +50,8 @@ pub(super) struct Shared {
     pub(super) turns: Semaphore,
     /// Bytes of open packs, all shards together.
     pub(super) open_bytes: AtomicUsize,
-    /// Clock of claims: also runs while the machine sleeps.
-    pub(super) clock: fn() -> Duration,
+    /// Clock of claims, and what wakes the shards.
+    pub(super) clock: Clock,
     /// Messages that nsqd took, all shards together: tells whether others go through.
     pub(super) accepted: AtomicU64,
 }
@@ -83,6 +84,8 @@ pub(super) struct Poller {
     pub(super) stop: CancellationToken,
     /// The claim's token: kept as long as the session, so that our own claim never keeps us out.
     pub(super) token: Option<(Session, ClaimToken)>,
+    /// Rings when the next message is due.
+    pub(super) timer: Timer,
 }
 
 impl Poller {
@@ -137,7 +140,7 @@ impl Poller {
                     }
                     None => return false,
                 },
-                () = sleep_until(until) => {
+                () = self.timer.sleep_until(until) => {
                     if until == sweep_at {
                         *head = None;
                     }
@@ -302,7 +305,7 @@ impl Poller {
         let Ok(_permit) = self.shared.turns.acquire().await else {
             return Err(Error::new(ErrorKind::SessionLost));
         };
-        let asked_at = (self.shared.clock)();
+        let asked_at = (self.shared.clock.now)();
         let ttl = self.shared.config.claim_ttl;
         let reply = self
             .shared
@@ -360,7 +363,7 @@ impl Poller {
         let at = tenure.claimed_at + self.shared.config.claim_ttl.mul_f64(DEADLINE_SHARE);
         let deadline = Deadline {
             at,
-            clock: self.shared.clock,
+            clock: self.shared.clock.now,
         };
         let ready = std::mem::take(&mut tenure.ready);
         for chunk in ready.chunks(self.shared.config.batch_messages_max.max(1)) {
@@ -403,7 +406,7 @@ impl Poller {
             },
             () = self.shared.forward.wait_available(), if !available => {}
             () = self.stop.cancelled(), if !self.stop.is_cancelled() => {}
-            () = sleep_until(wake_at) => {}
+            () = self.timer.sleep_until(wake_at) => {}
         }
         None
     }

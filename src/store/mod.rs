@@ -13,6 +13,7 @@ mod keys;
 mod listing;
 mod lookup;
 mod metrics;
+mod names;
 mod pack;
 mod packing;
 mod parking;

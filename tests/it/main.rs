@@ -9,6 +9,7 @@
 )]
 
 mod api_v1;
+mod bench;
 mod cancel_race;
 mod cli;
 mod crash;

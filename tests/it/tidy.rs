@@ -75,6 +75,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "forward/",
             "ingest/access/authd.rs",
             "cli/tail.rs",
+            "cli/bench/",
             "cli/dev/child.rs",
         ],
     ),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nsqdelayd::dispatch::{Config, Dispatcher, Metrics};
+use nsqdelayd::dispatch::{Clock, Config, Dispatcher, Metrics, Timers};
 use nsqdelayd::id::MessageId;
 use nsqdelayd::message::{ClientId, Delay, Due, Message, TopicName};
 use nsqdelayd::store::{ErrorKind, ScheduleStore as _};
@@ -117,7 +117,10 @@ impl Run {
             store,
             forward,
             metrics,
-            clock,
+            Clock {
+                now: clock,
+                timers: Timers::Runtime,
+            },
             tracker,
             drain.clone(),
         );

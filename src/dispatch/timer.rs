@@ -1,0 +1,140 @@
+//! Wakes a shard at the moment that its next message is due. The runtime's own timers round up to
+//! the next ms and one more: at a lateness of 2 ms that is half of it. The kernel's are exact to some
+//! ten µs. Knows nothing of shards.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, sleep_until};
+use tracing::warn;
+
+use crate::monotonic::boottime;
+
+/// What dispatch measures time by. The simulation has its own, which runs as fast as it likes.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// Reading of a clock that also runs while the machine sleeps.
+    pub now: fn() -> Duration,
+    /// What wakes a shard.
+    pub timers: Timers,
+}
+
+impl Clock {
+    /// The machine's clock and timers.
+    #[must_use]
+    pub fn of_machine() -> Self {
+        Self {
+            now: boottime,
+            timers: Timers::Kernel,
+        }
+    }
+}
+
+/// Whose timers wake a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timers {
+    /// A timerfd for each shard.
+    Kernel,
+    /// The runtime's, which virtual time drives.
+    Runtime,
+}
+
+/// One shard's alarm.
+#[derive(Debug)]
+pub(super) struct Timer {
+    kernel: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Timer {
+    /// An alarm of that kind; the runtime's where the kernel gives none.
+    pub(super) fn new(timers: Timers) -> Self {
+        let kernel = match timers {
+            Timers::Runtime => None,
+            Timers::Kernel => kernel_timer()
+                .inspect_err(|error| warn!(%error, "no timerfd: messages go out up to 2 ms later"))
+                .ok(),
+        };
+        Self { kernel }
+    }
+
+    /// Returns at `at`, not before.
+    pub(super) async fn sleep_until(&self, at: Instant) {
+        let left = at.saturating_duration_since(Instant::now());
+        // Armed with zero, a timerfd would never ring.
+        if left.is_zero() {
+            return;
+        }
+        let rang = match &self.kernel {
+            Some(timer) => ring(timer, left).await,
+            None => Err(io::ErrorKind::Unsupported.into()),
+        };
+        if rang.is_err() {
+            sleep_until(at).await;
+        }
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "what replaces it is unsafe, for descriptors that another may close; this one is owned"
+)]
+fn kernel_timer() -> io::Result<AsyncFd<OwnedFd>> {
+    let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+    let timer = timerfd_create(TimerfdClockId::Boottime, flags)?;
+    AsyncFd::with_interest(timer, Interest::READABLE)
+}
+
+/// Arms the timer and waits. Arming again forgets an alarm that nobody waited for to the end.
+async fn ring(timer: &AsyncFd<OwnedFd>, left: Duration) -> io::Result<()> {
+    let once = Itimerspec {
+        it_interval: Timespec::default(),
+        it_value: Timespec::try_from(left).map_err(io::Error::other)?,
+    };
+    timerfd_settime(timer, TimerfdTimerFlags::empty(), &once)?;
+    let mut rings = [0; 8];
+    timer
+        .async_io(Interest::READABLE, |timer| {
+            Ok(rustix::io::read(timer, &mut rings)?)
+        })
+        .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn it_never_rings_early_and_can_be_armed_again() {
+        for timers in [Timers::Kernel, Timers::Runtime] {
+            let timer = Timer::new(timers);
+            for micros in [0, 1, 300, 2_500, 700] {
+                let at = Instant::now() + Duration::from_micros(micros);
+                timer.sleep_until(at).await;
+                assert!(Instant::now() >= at, "{timers:?}, {micros} µs");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_alarm_that_was_given_up_does_not_ring_for_the_next() {
+        let timer = Timer::new(Timers::Kernel);
+        let soon = Instant::now() + Duration::from_millis(1);
+        tokio::select! {
+            biased;
+            () = timer.sleep_until(soon) => {}
+            () = std::future::ready(()) => {}
+        }
+        sleep_until(soon + Duration::from_millis(2)).await;
+        let at = Instant::now() + Duration::from_millis(5);
+        timer.sleep_until(at).await;
+        assert!(Instant::now() >= at);
+    }
+}
