@@ -10,6 +10,7 @@
 //! - [`phase`], [`monotonic`]: the phases of the process; lengths of time
 //! - [`shard`]: shards, generations, who owns what
 //! - [`id`]: a message's id and the place it names
+//! - [`transport`]: TLS, snappy, deflate
 //! - [`nsq`]: the wire, both directions
 //! - [`store`]: Redis: packs, scripts, claims
 //! - [`forward`]: connections to nsqd
@@ -34,3 +35,4 @@ pub mod phase;
 pub mod shard;
 pub mod store;
 pub mod telemetry;
+pub mod transport;

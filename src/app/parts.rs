@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
-use tracing::error;
+use tracing::{error, info};
 
 use crate::app::stage::Stage;
 use crate::app::{Doors, StartError};
@@ -81,6 +81,13 @@ impl Parts {
     ) {
         let metrics = ingest::metrics::Metrics::register(&mut registry);
         let start = Arc::new(facts(&doors));
+        let tls = config.transports.tls.clone();
+        if config.access.is_none() {
+            info!(
+                "everybody who can connect may publish, read and cancel: neither auth_http_address nor \
+                 tokens_file is set"
+            );
+        }
         let intake = Intake {
             store,
             config: Arc::new(config),
@@ -105,12 +112,16 @@ impl Parts {
             // An instance without nsqd holds what it takes, and is ready to take it.
             unready: Arc::new(Vec::new),
         };
-        stage.tracker.spawn(ingest::http::serve(
-            doors.http,
-            shared,
-            stage.tracker.clone(),
-            stage.stop.clone(),
-        ));
+        for (listener, tls) in [(Some(doors.http), None), (doors.https, tls)] {
+            let Some(listener) = listener else { continue };
+            stage.tracker.spawn(ingest::http::serve(
+                listener,
+                tls,
+                shared.clone(),
+                stage.tracker.clone(),
+                stage.stop.clone(),
+            ));
+        }
     }
 }
 
@@ -155,6 +166,7 @@ fn facts(doors: &Doors) -> InstanceFacts {
         hostname,
         tcp_port: doors.tcp_address.port(),
         http_port: doors.http_address.port(),
+        https_port: doors.https_address.map_or(0, |address| address.port()),
         start_time_unix_s: u64::try_from(Timestamp::now().as_second()).unwrap_or(0),
     }
 }

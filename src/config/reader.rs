@@ -130,6 +130,38 @@ impl<'a> Reader<'a> {
         )
     }
 
+    /// `host:port`, or nothing.
+    pub(super) fn optional_address(&mut self, name: &'static str) -> Option<String> {
+        let remedy = "must be host:port, such as 127.0.0.1:4142, or empty";
+        self.parsed(name, remedy, |text| match text {
+            "" => Some(None),
+            text => units::host_port(text).map(Some),
+        })
+    }
+
+    /// What is in a file, if one is named.
+    pub(super) fn file(&mut self, name: &'static str) -> Option<Vec<u8>> {
+        let path = self.text(name);
+        if path.is_empty() {
+            return None;
+        }
+        let read = std::fs::read(path);
+        read.map_err(|error| {
+            let problem = format!("cannot be read: {error}; name a file that can be read");
+            self.fault(name, problem);
+        })
+        .ok()
+    }
+
+    /// Any number of texts; one text may hold several with commas between.
+    pub(super) fn texts(&mut self, name: &'static str) -> Vec<String> {
+        let entry = self.entry(name);
+        let texts = entry.into_iter().flat_map(|entry| &entry.texts);
+        let parts = texts.flat_map(|text| text.split(','));
+        let parts = parts.map(|part| part.trim().to_owned());
+        parts.filter(|part| !part.is_empty()).collect()
+    }
+
     /// One or several `host:port`; a single text may hold several with commas between.
     pub(super) fn addresses(&mut self, name: &'static str) -> Vec<String> {
         let parts: Vec<String> = self

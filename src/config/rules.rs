@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::config::access;
 use crate::config::reader::Reader;
+use crate::config::tls;
 use crate::config::units::Written;
 use crate::dispatch;
 use crate::forward;
@@ -36,9 +38,12 @@ const MPUB_OVERHEAD: usize = 8;
 /// Reads every setting and checks them together.
 pub(super) fn config(reader: &mut Reader<'_>) -> Config {
     let address_file = reader.text("address_file");
+    // Only the commands use it; here its name is as known as any.
+    reader.text("token");
     let config = Config {
         tcp_address: reader.address("tcp_address"),
         http_address: reader.address("http_address"),
+        https_address: reader.optional_address("https_address"),
         address_file: Some(PathBuf::from(address_file)).filter(|path| !path.as_os_str().is_empty()),
         drain_timeout: reader.duration("drain_timeout", s(1)..=s(3600)),
         log: log(reader),
@@ -132,6 +137,9 @@ fn ingest(reader: &mut Reader<'_>) -> ingest::Config {
         handshake_timeout: reader.duration("handshake_timeout", ms(10)..=s(300)),
         connection_in_flight_bytes_max: reader
             .number("connection_in_flight_bytes_max", 1024..=BYTES_MAX),
+        transports: tls::transports(reader),
+        access: access::access(reader),
+        hosts: access::hosts(reader),
     }
 }
 

@@ -40,6 +40,8 @@ pub enum Reason {
     TooBig,
     /// The id is taken, or was cancelled.
     Conflict,
+    /// Who asks may not, or has not said who it is.
+    Unauthorized,
     /// Redis did not take it.
     Store,
     /// Redis did not answer: the outcome is unknown.
@@ -56,6 +58,7 @@ impl EncodeLabelValue for Reason {
             Self::Invalid => "invalid",
             Self::TooBig => "too_big",
             Self::Conflict => "conflict",
+            Self::Unauthorized => "unauthorized",
             Self::Store => "store",
             Self::Unknown => "unknown",
             Self::Overload => "overload",

@@ -13,6 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("message", &[]),
     ("phase", &[]),
     ("monotonic", &[]),
+    ("transport", &[]),
     ("shard", &["message"]),
     ("id", &["message", "shard"]),
     ("nsq", &["message"]),
@@ -22,7 +23,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "dispatch",
         &["message", "id", "shard", "monotonic", "store", "forward"],
     ),
-    ("ingest", &["message", "id", "nsq", "phase", "store"]),
+    (
+        "ingest",
+        &["message", "id", "nsq", "phase", "store", "transport"],
+    ),
     ("telemetry", &[]),
     (
         "config",
@@ -31,6 +35,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "id",
             "shard",
             "store",
+            "transport",
             "forward",
             "dispatch",
             "ingest",
@@ -66,7 +71,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("clap::", &["cli/", "config"]),
     (
         "TcpStream::connect",
-        &["forward/", "cli/tail.rs", "cli/bench/", "cli/dev/child.rs"],
+        &[
+            "forward/",
+            "ingest/access/authd.rs",
+            "cli/tail.rs",
+            "cli/bench/",
+            "cli/dev/child.rs",
+        ],
     ),
 ];
 

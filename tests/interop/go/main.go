@@ -9,6 +9,7 @@ import (
 
 const usage = `usage:
   interop publish -tcp HOST:PORT -topic T        every way to publish of go-nsq, then what must fail
+  interop steady  -tcp HOST:PORT -topic T        one message after the other, each until it is taken
   interop load    -target NAME=HOST:PORT ...     a load of DPUB; lost, early, duplicate, lateness
   interop demo    -tcp ... -http ... -nsqd ...   1,000 messages, 100 of them cancelled
 `
@@ -16,6 +17,7 @@ const usage = `usage:
 func main() {
 	commands := map[string]func([]string) error{
 		"publish": publish,
+		"steady":  steady,
 		"load":    load,
 		"demo":    demo,
 	}

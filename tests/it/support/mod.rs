@@ -9,6 +9,8 @@
 )]
 
 pub(crate) mod app;
+pub(crate) mod auth_server;
+pub(crate) mod certificates;
 pub(crate) mod child;
 pub(crate) mod consumer;
 pub(crate) mod http;
