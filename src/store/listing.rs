@@ -382,6 +382,7 @@ pub(super) async fn pending(core: &Core) -> Result<Pending, Error> {
     for shard in core.topology.all() {
         let keys = core.keys.shard(shard);
         pipeline.cmd("HGETALL").arg(keys.pending());
+        pipeline.cmd("HGETALL").arg(keys.bytes());
         pipeline.cmd("HLEN").arg(keys.dead());
     }
     let values: Vec<Value> = pipeline
@@ -389,20 +390,28 @@ pub(super) async fn pending(core: &Core) -> Result<Pending, Error> {
         .await
         .map_err(failed)?;
     let mut pending = Pending::default();
-    for value in values {
-        if let Value::Int(dead) = value {
+    let mut values = values.into_iter();
+    while let (Some(messages), Some(bytes), Some(dead)) =
+        (values.next(), values.next(), values.next())
+    {
+        add_counts(&mut pending.by_topic, messages)?;
+        add_counts(&mut pending.bytes_by_topic, bytes)?;
+        if let Value::Int(dead) = dead {
             pending.dead += u64::try_from(dead).unwrap_or(0);
-            continue;
-        }
-        let counts: HashMap<Vec<u8>, i64> =
-            redis::from_redis_value(value).map_err(|bad| failed(bad.into()))?;
-        for (topic, count) in counts {
-            if let (Ok(topic), Ok(count)) = (TopicName::parse(&topic), u64::try_from(count)) {
-                *pending.by_topic.entry(topic).or_default() += count;
-            }
         }
     }
     Ok(pending)
+}
+
+fn add_counts(sums: &mut HashMap<TopicName, u64>, value: Value) -> Result<(), Error> {
+    let counts: HashMap<Vec<u8>, i64> =
+        redis::from_redis_value(value).map_err(|bad| failed(bad.into()))?;
+    for (topic, count) in counts {
+        if let (Ok(topic), Ok(count)) = (TopicName::parse(&topic), u64::try_from(count)) {
+            *sums.entry(topic).or_default() += count;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

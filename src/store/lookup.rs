@@ -343,6 +343,8 @@ pub(super) async fn reschedule(core: &Core, id: &MessageId, due: Due) -> Result<
             to: new.place.score,
             pack: &new.value,
             entry: &new.entry,
+            topic: record.topic.as_str(),
+            body_len: record.body.len(),
         };
         let mut link = link(core)?;
         let sent = core.clock.monotonic();

@@ -29,6 +29,7 @@ pub(in crate::store) async fn turn(
         keys.horizon(),
         keys.cancelled(),
         keys.pending(),
+        keys.bytes(),
     ];
     let mut pipeline = Pipeline::with_capacity(3);
     pipeline
@@ -94,9 +95,12 @@ fn command(script: &Script, names: &[String], claim_ttl: Duration, turn: &Turn) 
         .arg(turn.open_to.0)
         .arg(turn.idle_until.map_or(0, |until| until.0));
     for finished in &turn.finished {
-        cmd.arg(finished.score.0).arg(finished.delivered.len());
-        for (topic, messages) in &finished.delivered {
-            cmd.arg(topic.as_str()).arg(*messages);
+        cmd.arg(finished.score.0);
+        for counts in [&finished.delivered, &finished.bytes] {
+            cmd.arg(counts.len());
+            for (topic, count) in counts {
+                cmd.arg(topic.as_str()).arg(*count);
+            }
         }
     }
     cmd

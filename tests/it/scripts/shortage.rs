@@ -55,6 +55,7 @@ async fn without_memory_inserts_are_refused_and_all_else_goes_on(server: Redis) 
     let finished = Finished {
         score: delivered.place.score,
         delivered: vec![(TopicName::parse(TOPIC.as_bytes()).unwrap(), 1)],
+        bytes: Vec::new(),
     };
     let held = bench
         .turn(|turn| {
