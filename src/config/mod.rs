@@ -44,8 +44,12 @@ pub struct Config {
     pub dispatch: dispatch::Config,
     /// Of the connections to nsqd.
     pub forward: forward::Config,
+    /// Whether what has no delay is handed to nsqd at once.
+    pub passthrough: bool,
     /// Of the doors.
     pub ingest: ingest::Config,
+    /// Of the inbox, if there is one.
+    pub inbox: Option<ingest::inbox::Config>,
 }
 
 /// A checked configuration and what it was made from.

@@ -162,7 +162,7 @@ impl<'a> Reader<'a> {
         parts.filter(|part| !part.is_empty()).collect()
     }
 
-    /// One or several `host:port`; a single text may hold several with commas between.
+    /// None, one or several `host:port`; a single text may hold several with commas between.
     pub(super) fn addresses(&mut self, name: &'static str) -> Vec<String> {
         let parts: Vec<String> = self
             .entry(name)
@@ -173,20 +173,16 @@ impl<'a> Reader<'a> {
             .filter(|part| !part.is_empty())
             .collect();
         let read: Option<Vec<String>> = parts.iter().map(|part| units::host_port(part)).collect();
-        match read {
-            Some(mut addresses) if !addresses.is_empty() => {
-                let mut seen = BTreeSet::new();
-                addresses.retain(|address| seen.insert(address.clone()));
-                addresses
-            }
-            _ => {
-                self.fault(
-                    name,
-                    "must be one or more host:port, such as 127.0.0.1:4150; repeat the flag for several",
-                );
-                Vec::new()
-            }
+        if let Some(mut addresses) = read {
+            let mut seen = BTreeSet::new();
+            addresses.retain(|address| seen.insert(address.clone()));
+            return addresses;
         }
+        self.fault(
+            name,
+            "must be one or more host:port, such as 127.0.0.1:4150; repeat the flag for several",
+        );
+        Vec::new()
     }
 
     fn entry(&mut self, name: &'static str) -> Option<&'a Entry> {

@@ -1,5 +1,5 @@
-//! Three doors, one intake: what a producer asks, checked once, given to the store. Knows neither
-//! Redis nor nsqd's whereabouts: Redis is the only thing between ingest and dispatch.
+//! Three doors and an inbox, one intake: what a producer asks, checked once, given to the store. Knows
+//! no Redis, and nsqd only as the inbox's source: Redis is the only thing between ingest and dispatch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +8,13 @@ pub mod access;
 mod api_v1;
 pub mod clients;
 pub mod http;
+pub mod inbox;
 pub mod listener;
 pub mod metrics;
 mod nsqd_http;
 mod openapi;
 mod ops_http;
+pub mod passthrough;
 mod problem;
 pub mod reply;
 mod session;
@@ -20,6 +22,7 @@ mod session;
 use access::{Access, Hosts};
 use tokio_rustls::rustls::ServerConfig;
 
+use crate::ingest::passthrough::Passthrough;
 use crate::message::{Delay, Due, Message};
 use crate::nsq::identify::Offers;
 use crate::store::{Error, Receipt, ScheduleStore};
@@ -98,12 +101,33 @@ pub struct Intake {
     pub store: Arc<dyn ScheduleStore>,
     /// What the doors are told.
     pub config: Arc<Config>,
+    /// The way past the store, if there is to be one.
+    pub passthrough: Option<Arc<Passthrough>>,
 }
 
 impl Intake {
     /// Stores all of `messages` or none. Topic, size and delay have been checked by the door.
     pub async fn accept(&self, messages: Vec<Message>) -> Result<Vec<Receipt>, Error> {
         self.store.schedule(messages).await
+    }
+
+    /// Takes `messages` as nsqd would: what has no delay may go past the store, and then has no
+    /// receipt. Checked as for [`Self::accept`]. When the store is needed and fails, some may have
+    /// gone.
+    pub async fn publish(&self, messages: Vec<Message>) -> Result<Vec<Receipt>, Error> {
+        let left = match &self.passthrough {
+            Some(way) if messages.iter().all(Passthrough::suits) => way.hand_over(messages).await,
+            _ => messages,
+        };
+        if left.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.accept(left).await
+    }
+
+    /// Whether `message` would be offered to nsqd before the store.
+    fn passes(&self, message: &Message) -> bool {
+        self.passthrough.is_some() && Passthrough::suits(message)
     }
 
     /// The latest moment that may be asked for now.

@@ -17,15 +17,26 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("shard", &["message"]),
     ("id", &["message", "shard"]),
     ("nsq", &["message"]),
-    ("store", &["message", "id", "shard", "monotonic"]),
-    ("forward", &["message", "nsq"]),
+    ("nsqd", &["nsq"]),
+    ("finding", &[]),
+    ("store", &["message", "id", "shard", "monotonic", "finding"]),
+    ("http_client", &[]),
+    ("forward", &["message", "nsq", "http_client"]),
     (
         "dispatch",
         &["message", "id", "shard", "monotonic", "store", "forward"],
     ),
     (
         "ingest",
-        &["message", "id", "nsq", "phase", "store", "transport"],
+        &[
+            "message",
+            "id",
+            "nsq",
+            "nsqd",
+            "phase",
+            "store",
+            "transport",
+        ],
     ),
     ("telemetry", &[]),
     (
@@ -34,6 +45,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "message",
             "id",
             "shard",
+            "nsq",
             "store",
             "transport",
             "forward",
@@ -41,6 +53,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "ingest",
             "telemetry",
         ],
+    ),
+    (
+        "doctor",
+        &["message", "nsq", "nsqd", "finding", "store", "config"],
     ),
     (
         "app",
@@ -59,12 +75,24 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("cli", &["message", "nsq", "config", "telemetry", "app"]),
+    (
+        "cli",
+        &[
+            "message",
+            "nsq",
+            "finding",
+            "config",
+            "telemetry",
+            "doctor",
+            "app",
+        ],
+    ),
 ];
 
 /// What only some modules may name, then the path prefixes of those modules.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("redis::", &["store/"]),
+    ("reqwest::", &["http_client.rs", "cli/"]),
     ("deadpool_redis::", &["store/"]),
     ("axum::", &["ingest/"]),
     ("utoipa::", &["ingest/"]),
@@ -73,6 +101,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "TcpStream::connect",
         &[
             "forward/",
+            "nsqd/",
             "ingest/access/authd.rs",
             "cli/tail.rs",
             "cli/bench/",

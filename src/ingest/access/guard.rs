@@ -43,6 +43,11 @@ fn may(role: Role, topic: &TopicName) -> bool {
     caller().is_some_and(|grants| grants.may(role, topic))
 }
 
+/// Whether [`CALLER`] may send all of `messages`.
+pub(in crate::ingest) fn may_publish(messages: &[Message]) -> bool {
+    messages.iter().all(|m| may(Role::Publish, &m.topic))
+}
+
 fn somewhere(role: Role) -> Result<(), Error> {
     if caller().is_some_and(|grants| grants.may_somewhere(role)) {
         Ok(())
@@ -53,7 +58,7 @@ fn somewhere(role: Role) -> Result<(), Error> {
 
 impl ScheduleStore for Guarded {
     fn schedule(&self, messages: Vec<Message>) -> BoxFuture<'_, Result<Vec<Receipt>, Error>> {
-        if messages.iter().all(|m| may(Role::Publish, &m.topic)) {
+        if may_publish(&messages) {
             self.store.schedule(messages)
         } else {
             async { Err(Error::new(ErrorKind::Forbidden)) }.boxed()

@@ -15,7 +15,7 @@ use regex::Regex;
 use tokio::time::Instant;
 
 pub use authd::{AuthServer, Authd, BadAuthServer};
-pub(super) use guard::{CALLER, Guarded, cancel_as};
+pub(super) use guard::{CALLER, Guarded, cancel_as, may_publish};
 pub(super) use origin::Alien;
 pub use origin::Hosts;
 pub use tokens::{BadTokens, Tokens};

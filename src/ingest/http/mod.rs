@@ -182,6 +182,7 @@ pub async fn serve(
     let closed = tls.is_none() && config.transports.tls_required == TlsRequired::Everybody;
     if config.access.is_some() {
         state.intake.store = Arc::new(Guarded::new(Arc::clone(&state.intake.store)));
+        state.intake.passthrough = state.intake.passthrough.map(|way| Arc::new(way.guarded()));
     }
     let server = Server {
         head_timeout: config.handshake_timeout,

@@ -82,6 +82,8 @@ pub(super) struct Flight {
     group: Vec<Message>,
     group_load: Load,
     group_asked: Asked,
+    /// Whether they go past the store. Those that do and those that do not have nothing in common.
+    group_passes: bool,
 }
 
 impl Flight {
@@ -93,6 +95,7 @@ impl Flight {
             group: Vec::new(),
             group_load: Load::default(),
             group_asked: Asked::Pub,
+            group_passes: false,
         }
     }
 
@@ -122,6 +125,11 @@ impl Flight {
     /// One message without an id. Goes to the store with its neighbours, at the latest at
     /// [`Self::submit`].
     pub(super) fn publish_one(&mut self, asked: Asked, message: Message) {
+        let passes = self.intake.passes(&message);
+        if passes != self.group_passes {
+            self.submit();
+            self.group_passes = passes;
+        }
         if self.group.is_empty() {
             self.group_asked = asked;
         }
@@ -184,14 +192,15 @@ impl Flight {
     /// CANCEL of an id as the client gave it, as far as `grants` cover it; `None`: whatever it is.
     pub(super) fn cancel(&mut self, id: &[u8], grants: Option<Arc<Grants>>) {
         self.submit();
+        let quoted = quote(id);
         let load = Load {
             commands: 1,
-            bytes: id.len() + MESSAGE_OVERHEAD,
+            // The answer repeats it, and waits here for a client that does not read.
+            bytes: 2 * quoted.len() + MESSAGE_OVERHEAD,
             cancels: usize::from(!looks_minted(id)),
             with_id: 0,
         };
         self.load.add(load);
-        let quoted = quote(id);
         let parsed = self.intake.store.parse_id(id);
         let intake = self.intake.clone();
         self.answers.push_back(
@@ -242,7 +251,7 @@ impl Flight {
             async move {
                 let count = messages.len();
                 let stored = by_topic(&messages);
-                let outcome = match intake.accept(messages).await {
+                let outcome = match intake.publish(messages).await {
                     Ok(_receipts) => Outcome::Accepted {
                         commands: load.commands,
                         messages: stored,

@@ -71,6 +71,7 @@ impl Door {
         let intake = Intake {
             store: dyn_store,
             config: Arc::new(config),
+            passthrough: None,
         };
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let door = Self {

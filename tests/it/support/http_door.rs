@@ -78,6 +78,7 @@ impl HttpDoor {
             intake: Intake {
                 store: dyn_store,
                 config: Arc::new(config),
+                passthrough: None,
             },
             clients: door.clients.clone(),
             metrics: door.metrics.clone(),
