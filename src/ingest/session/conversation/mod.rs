@@ -514,21 +514,22 @@ impl Conversation {
         self.clock.restart_read(interval);
     }
 
+    /// Silence is looked at first: an idle client is closed without a heartbeat before it.
     fn tick(&mut self, now: Instant) {
         self.clock.move_timer();
-        if self.clock.beat_is_due(now) {
-            self.beat();
-        }
         if self.clock.read_is_over(now) {
-            let waits_for_us = !self.flight.is_empty() || !self.out.is_empty();
+            let waits_for_us = !self.flight.is_empty() || !self.out.is_empty() || self.unflushed;
             if self.input != Input::Open || waits_for_us {
                 self.restart_read_deadline();
             } else if let Some(refusal) = self.decoder.interrupted() {
-                self.refuse(refusal);
+                return self.refuse(refusal);
             } else {
                 self.end = End::Closed;
-                self.close_input();
+                return self.close_input();
             }
+        }
+        if self.clock.beat_is_due(now) {
+            self.beat();
         }
     }
 
