@@ -6,13 +6,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::config::access;
 use crate::config::reader::Reader;
+use crate::config::tls;
 use crate::config::units::Written;
 use crate::dispatch;
 use crate::forward;
 use crate::id::PACK_WINDOW_MS_MAX;
 use crate::ingest;
-use crate::message::Delay;
+use crate::message::{Delay, TopicName};
+use crate::nsq::consumption::ChannelName;
 use crate::shard::Topology;
 use crate::store;
 use crate::telemetry;
@@ -38,15 +41,21 @@ const MPUB_OVERHEAD: usize = 8;
 /// Reads every setting and checks them together.
 pub(super) fn config(reader: &mut Reader<'_>) -> Config {
     let address_file = reader.text("address_file");
+    // Only the commands use it; here its name is as known as any.
+    reader.text("token");
+    let forward = forward(reader);
     let config = Config {
         tcp_address: reader.address("tcp_address"),
         http_address: reader.address("http_address"),
+        https_address: reader.optional_address("https_address"),
         address_file: Some(PathBuf::from(address_file)).filter(|path| !path.as_os_str().is_empty()),
         drain_timeout: reader.duration("drain_timeout", s(1)..=s(3600)),
         log: log(reader),
         store: store(reader),
         dispatch: dispatch(reader),
-        forward: forward(reader),
+        passthrough: reader.switch("passthrough"),
+        inbox: inbox(reader, &forward),
+        forward,
         ingest: ingest(reader),
     };
     if reader.sound() {
@@ -90,15 +99,13 @@ fn store(reader: &mut Reader<'_>) -> store::Config {
 }
 
 fn dispatch(reader: &mut Reader<'_>) -> dispatch::Config {
-    let nsqds = reader.addresses("nsqd_tcp_address").len();
-    let unanswered: usize = reader.number("unanswered_bytes_max", 1024..=BYTES_MAX);
     dispatch::Config {
         pollers: reader.number("pollers", 1..=1024),
         claim_ttl: reader.duration("claim_ttl", ms(500)..=s(300)),
         heartbeat: reader.duration("instance_heartbeat", ms(50)..=s(100)),
         read_ahead: reader.duration("read_ahead", ms(0)..=s(10)),
         sweep: reader.duration("sweep", ms(100)..=s(3600)),
-        sending_bytes_max: unanswered.saturating_mul(nsqds.max(1)),
+        sending_bytes_max: reader.number("unanswered_bytes_max", 1024..=BYTES_MAX),
         forward_rate_max: reader.number("forward_rate_max", 0..=1_000_000_000),
         expire_if_later_than: reader
             .duration("expire_if_later_than", ms(0)..=s(10 * 365 * 24 * 3600)),
@@ -113,8 +120,19 @@ fn dispatch(reader: &mut Reader<'_>) -> dispatch::Config {
 }
 
 fn forward(reader: &mut Reader<'_>) -> forward::Config {
+    let nsqd_tcp_addresses = reader.addresses("nsqd_tcp_address");
+    let lookupd_http_addresses = reader.addresses("lookupd_http_address");
+    if reader.sound() && nsqd_tcp_addresses.is_empty() && lookupd_http_addresses.is_empty() {
+        reader.fault(
+            "nsqd_tcp_address",
+            "must be one or more host:port, such as 127.0.0.1:4150; repeat the flag for several, or name an \
+             nsqlookupd with lookupd_http_address",
+        );
+    }
     forward::Config {
-        nsqd_tcp_addresses: reader.addresses("nsqd_tcp_address"),
+        nsqd_tcp_addresses,
+        lookupd_http_addresses,
+        lookupd_poll_interval: reader.duration("lookupd_poll_interval", ms(100)..=s(3600)),
         connections_per_nsqd: reader.number("connections_per_nsqd", 1..=64),
         dial_timeout: reader.duration("dial_timeout", ms(10)..=s(60)),
         forward_timeout: reader.duration("forward_timeout", ms(10)..=s(120)),
@@ -141,6 +159,9 @@ fn ingest(reader: &mut Reader<'_>) -> ingest::Config {
         handshake_timeout: reader.duration("handshake_timeout", ms(10)..=s(300)),
         connection_in_flight_bytes_max: reader
             .number("connection_in_flight_bytes_max", 1024..=BYTES_MAX),
+        transports: tls::transports(reader),
+        access: access::access(reader),
+        hosts: access::hosts(reader),
         in_flight_bytes_max: reader.number("in_flight_bytes_max", 1024..=BYTES_MAX),
         limits: ingest::Limits {
             pending_messages_max: reader.number("pending_messages_max", 0..=COUNT_MAX),
@@ -149,6 +170,46 @@ fn ingest(reader: &mut Reader<'_>) -> ingest::Config {
             topic_pending_bytes_max: reader.number("topic_pending_bytes_max", 0..=COUNT_MAX),
         },
     }
+}
+
+/// The inbox, if a topic is named. What is not its own it has in common with the connections to nsqd.
+fn inbox(reader: &mut Reader<'_>, forward: &forward::Config) -> Option<ingest::inbox::Config> {
+    let topic = reader.parsed(
+        "inbox_topic",
+        "must be 1 to 56 of [.a-zA-Z0-9_-], optionally followed by #ephemeral, so that .invalid can be appended",
+        |name| {
+            if name.is_empty() {
+                return Some(None);
+            }
+            let topic = TopicName::parse(name.as_bytes()).ok()?;
+            let beside = ingest::inbox::invalid_topic(&topic).ok()?;
+            Some(Some((topic, beside)))
+        },
+    );
+    let channel = reader.parsed(
+        "inbox_channel",
+        "must be 1 to 64 of [.a-zA-Z0-9_-], optionally ending in #ephemeral",
+        |name| ChannelName::parse(name.as_bytes()).ok().map(Some),
+    );
+    let mut nsqd_tcp_addresses = reader.addresses("inbox_nsqd_tcp_address");
+    let lookupd_http_addresses = reader.addresses("inbox_lookupd_http_address");
+    if nsqd_tcp_addresses.is_empty() && lookupd_http_addresses.is_empty() {
+        nsqd_tcp_addresses.clone_from(&forward.nsqd_tcp_addresses);
+    }
+    let in_flight_max = reader.number("inbox_max_in_flight", 1..=100_000);
+    let (topic, invalid_topic) = topic?;
+    Some(ingest::inbox::Config {
+        topic,
+        channel: channel?,
+        invalid_topic,
+        nsqd_tcp_addresses,
+        lookupd_http_addresses,
+        in_flight_max,
+        dial_timeout: forward.dial_timeout,
+        heartbeat_interval: forward.heartbeat_interval,
+        backoff_min: forward.backoff_min,
+        backoff_max: forward.backoff_max,
+    })
 }
 
 /// Durations that must agree.

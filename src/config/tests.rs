@@ -138,6 +138,17 @@ fn several_nsqd_come_from_flags_lists_and_commas() {
 }
 
 #[test]
+fn with_an_nsqlookupd_no_nsqd_is_assumed() {
+    let lookupd = ("lookupd_http_address", "l:4161");
+    let config = load(&sources(&[lookupd], &[])).unwrap().config;
+    assert_eq!(config.forward.lookupd_http_addresses, ["l:4161"]);
+    assert!(config.forward.nsqd_tcp_addresses.is_empty());
+    let both = [lookupd, ("nsqd_tcp_address", "127.0.0.1:4150")];
+    let config = load(&sources(&both, &[])).unwrap().config;
+    assert_eq!(config.forward.nsqd_tcp_addresses, ["127.0.0.1:4150"]);
+}
+
+#[test]
 fn an_unknown_key_in_the_file_is_named_with_its_neighbour() {
     let (_file, sources) = with_file("tcp_adress = \"127.0.0.1:1\"\n[table]\nx = 1\n");
     let error = load(&sources).unwrap_err();
@@ -248,7 +259,12 @@ fn the_effective_settings_read_back_as_the_same_settings() {
         ("nsqd_tcp_address", "a:1,b:2"),
         ("max_delay", "1h"),
     ];
-    let loaded = load(&sources(&flags, &[])).unwrap();
+    reads_back(&flags);
+    reads_back(&[("shards", "8"), ("lookupd_http_address", "l:4161")]);
+}
+
+fn reads_back(flags: &[(&str, &str)]) {
+    let loaded = load(&sources(flags, &[])).unwrap();
     let printed = loaded.effective();
     assert!(printed.contains("shards = 8 # from --shards"), "{printed}");
     let (_file, sources) = with_file(&printed);
@@ -276,4 +292,99 @@ fn the_example_is_sound() {
     let (_file, sources) = with_file(include_str!("../../config/example-cluster.toml"));
     let config = load(&sources).unwrap().config;
     assert_eq!(config.forward.nsqd_tcp_addresses.len(), 2);
+}
+
+#[test]
+fn files_of_tls_and_tokens_that_cannot_be_used_are_named() {
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let file = |text: &str| {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    };
+    let path = |file: &tempfile::NamedTempFile| file.path().to_str().unwrap().to_owned();
+    let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let (certificate, key) = (
+        file(&pair.cert.pem()),
+        file(&pair.signing_key.serialize_pem()),
+    );
+    let (other, junk) = (file(&other), file("junk"));
+    let (certificate, key, other, junk) =
+        (path(&certificate), path(&key), path(&other), path(&junk));
+    let good = [
+        ("tls_cert", certificate.as_str()),
+        ("tls_key", key.as_str()),
+    ];
+    assert!(
+        load(&sources(&good, &[]))
+            .unwrap()
+            .config
+            .ingest
+            .transports
+            .tls
+            .is_some()
+    );
+    for (flags, part) in [
+        (vec![good[0]], "tls_key = \"\" (the default): is missing"),
+        (vec![good[1]], "tls_cert = \"\" (the default): is missing"),
+        (
+            vec![good[0], ("tls_key", other.as_str())],
+            "does not belong to the certificate",
+        ),
+        (
+            vec![good[0], ("tls_key", junk.as_str())],
+            "no private key in PEM",
+        ),
+        (
+            vec![("tls_cert", junk.as_str()), good[1]],
+            "no certificate in PEM",
+        ),
+        (
+            vec![("tls_cert", "/nonexistent"), good[1]],
+            "cannot be read",
+        ),
+        (vec![("tls_required", "true")], "set tls_cert and tls_key"),
+        (
+            vec![("tls_client_auth_policy", "require")],
+            "set tls_cert and tls_key",
+        ),
+        (
+            vec![
+                good[0],
+                good[1],
+                ("tls_client_auth_policy", "require-verify"),
+            ],
+            "tls_root_ca_file",
+        ),
+        (
+            vec![("tls_root_ca_file", junk.as_str())],
+            "certificates of a CA",
+        ),
+        (
+            vec![("auth_http_address", "https://a/auth")],
+            "needs tls_root_ca_file",
+        ),
+        (
+            vec![("auth_http_address", "nonsense")],
+            "host:port, or a URL",
+        ),
+        (vec![("tokens_file", junk.as_str())], "is not TOML"),
+        (vec![("tokens_file", "/nonexistent")], "cannot be read"),
+        (vec![("max_deflate_level", "10")], "from 1 to 9"),
+        (vec![("tls_min_version", "ssl3.0")], "tls1.2 or tls1.3"),
+    ] {
+        let error = load(&sources(&flags, &[])).unwrap_err().to_string();
+        assert!(error.contains(part), "{flags:?}: {error}");
+    }
+}
+
+#[test]
+fn the_commands_token_is_not_printed() {
+    let loaded = load(&sources(&[("token", "hunter2-hunter2")], &[])).unwrap();
+    assert!(
+        !loaded.effective().contains("hunter2"),
+        "{}",
+        loaded.effective()
+    );
+    assert!(!loaded.changed().contains("hunter2"));
 }

@@ -11,6 +11,8 @@ use tokio::time::{Instant, sleep_until};
 
 /// What the smallest message counts, as in `forward`'s own bound.
 const MESSAGE_BYTES_MIN: usize = 512;
+/// More servers than this have no more room: the semaphore's own bound is far away.
+const SERVERS_MAX: usize = 1_000;
 /// Under a rate, a shard sends at most what is due in so long at a time.
 const RATE_SLICE: Duration = Duration::from_millis(100);
 
@@ -18,7 +20,10 @@ const RATE_SLICE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Gate {
     room: Arc<Semaphore>,
+    /// Of each server.
     bytes_max: u32,
+    /// Of all.
+    total: Mutex<usize>,
     rate: Option<Rate>,
 }
 
@@ -46,12 +51,26 @@ impl Gate {
         let bytes_max = u32::try_from(bytes_max.max(1)).unwrap_or(u32::MAX);
         let permits = usize::try_from(bytes_max).unwrap_or(usize::MAX);
         Self {
-            room: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            room: Arc::new(Semaphore::new(permits)),
             bytes_max,
+            total: Mutex::new(permits),
             rate: (rate_max > 0).then_some(Rate {
                 per_second: rate_max,
                 next: Mutex::new(None),
             }),
+        }
+    }
+
+    /// There is room for so many servers from now on. Less becomes effective as room comes back.
+    pub(super) fn serve(&self, servers: usize) {
+        let bytes_max = usize::try_from(self.bytes_max).unwrap_or(usize::MAX);
+        let wanted = bytes_max.saturating_mul(servers.clamp(1, SERVERS_MAX));
+        let mut total = self.total.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted > *total {
+            self.room.add_permits(wanted - *total);
+            *total = wanted;
+        } else {
+            *total -= self.room.forget_permits(*total - wanted);
         }
     }
 
@@ -130,6 +149,25 @@ mod tests {
         assert!(gate.pass(1, 1).now_or_never().is_none());
         drop(large);
         assert!(gate.pass(1, 1).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn each_server_has_room_of_its_own() {
+        let gate = Arc::new(Gate::new(1_000, 0));
+        gate.serve(3);
+        let taken: Vec<Leave> = [
+            gate.pass(1, 1_000).await,
+            gate.pass(1, 1_000).await,
+            gate.pass(1, 1_000).await,
+        ]
+        .into();
+        assert!(gate.pass(1, 1_000).now_or_never().is_none());
+        // Nothing is left to take away yet; it goes as it comes back.
+        gate.serve(1);
+        drop(taken);
+        gate.serve(1);
+        let _one = gate.pass(1, 1_000).await;
+        assert!(gate.pass(1, 1).now_or_never().is_none());
     }
 
     #[tokio::test(start_paused = true)]

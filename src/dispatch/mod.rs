@@ -150,6 +150,7 @@ impl Dispatcher {
         }
         self.ending.retain(|driver| !driver.is_finished());
         self.measure();
+        self.shared.gate.serve(self.shared.forward.servers());
         self.look_at_pauses();
         let follows = self.shared.follows.load(Ordering::Relaxed);
         if follows != self.follows {

@@ -15,7 +15,7 @@ pub struct Config {
     pub read_ahead: Duration,
     /// How often an owner looks at an idle shard, in case a wake was lost.
     pub sweep: Duration,
-    /// Most bytes given to `forward` at a time, by all shards: what the nsqds together have room for.
+    /// Most bytes given to `forward` at a time for each nsqd, by all shards: what it has room for.
     pub sending_bytes_max: usize,
     /// Most messages sent in a second; 0: any number.
     pub forward_rate_max: u64,

@@ -4,10 +4,14 @@
 mod batch;
 mod bisect;
 mod connection;
+mod discovery;
 mod link;
 pub mod metrics;
+mod nodes;
+mod pace;
 mod pool;
 mod room;
+mod roster;
 mod settings;
 mod verdict;
 
@@ -91,6 +95,11 @@ pub trait Forward: Send + Sync + fmt::Debug + 'static {
     /// Whether some nsqd can be expected to take a message now. While `false`, nothing is handed
     /// out, so that cancel keeps working through an outage.
     fn available(&self) -> bool;
+
+    /// How many nsqds share what is published: each has room of its own.
+    fn servers(&self) -> usize {
+        1
+    }
 
     /// Completes when [`Self::available`] is true.
     fn wait_available(&self) -> BoxFuture<'_, ()>;

@@ -85,9 +85,10 @@ pub fn refusal(asked: Asked, kind: ErrorKind) -> Refusal {
             ErrorCode::Conflict,
             "a message with this id was cancelled within the dedupe window",
         ),
-        ErrorKind::BadPageToken | ErrorKind::SessionLost | ErrorKind::Corrupt => {
-            (asked.failed(), "internal error, see the log")
-        }
+        ErrorKind::BadPageToken
+        | ErrorKind::SessionLost
+        | ErrorKind::Corrupt
+        | ErrorKind::Forbidden => (asked.failed(), "internal error, see the log"),
     };
     Refusal::new(code, format!("{} failed {why}", asked.name()))
 }
@@ -97,6 +98,7 @@ pub fn reason(kind: ErrorKind) -> Reason {
     match kind {
         ErrorKind::Conflict | ErrorKind::Cancelled => Reason::Conflict,
         ErrorKind::Unknown => Reason::Unknown,
+        ErrorKind::Forbidden => Reason::Unauthorized,
         ErrorKind::Overloaded => Reason::Overload,
         ErrorKind::Full => Reason::Full,
         ErrorKind::TopicFull => Reason::TopicFull,
@@ -126,6 +128,7 @@ pub fn http(kind: ErrorKind) -> HttpError {
         ErrorKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "STORE_UNAVAILABLE"),
         ErrorKind::Unknown => (StatusCode::SERVICE_UNAVAILABLE, "OUTCOME_UNKNOWN"),
         ErrorKind::Refused => (StatusCode::SERVICE_UNAVAILABLE, "STORE_REFUSED"),
+        ErrorKind::Forbidden => (StatusCode::FORBIDDEN, "FORBIDDEN"),
         ErrorKind::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED"),
         ErrorKind::Full => (StatusCode::SERVICE_UNAVAILABLE, "PENDING_FULL"),
         ErrorKind::TopicFull => (StatusCode::TOO_MANY_REQUESTS, "TOPIC_FULL"),

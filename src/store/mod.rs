@@ -9,11 +9,13 @@ mod connect;
 mod core;
 mod dead;
 mod entry;
+mod examine;
 mod holding;
 mod keys;
 mod listing;
 mod lookup;
 mod metrics;
+mod names;
 mod pack;
 mod packing;
 mod parking;
@@ -29,6 +31,7 @@ pub use claim::{
     ClaimStore, ClaimToken, Finished, Held, Members, NowBounds, PARK_MAX, ParkReply, ParkTo,
     Parked, Read, ReadMarks, ReadPack, Session, Turn, TurnReply, Wake,
 };
+pub use examine::examine;
 pub use pack::{BadPack, Pack, Record};
 pub use redis::RedisStore;
 pub use settings::Config;
@@ -70,6 +73,8 @@ pub enum ErrorKind {
     Conflict,
     /// A message with this id was cancelled within `dedupe_window`: nothing happened.
     Cancelled,
+    /// Who asks may not: nothing happened. The doors' own; Redis never says so.
+    Forbidden,
     /// The page token is not one of ours, or belongs to another query.
     BadPageToken,
     /// The connection that the claim was taken on is gone: forget the session, claim anew.
@@ -107,6 +112,7 @@ impl fmt::Display for Error {
             ErrorKind::TopicFull => "as much of the topic is pending as may be",
             ErrorKind::Conflict => "the id is taken by another message",
             ErrorKind::Cancelled => "a message with this id was cancelled",
+            ErrorKind::Forbidden => "who asks may not do this",
             ErrorKind::BadPageToken => "the page token is not valid",
             ErrorKind::SessionLost => "the connection of the claim is gone",
             ErrorKind::Corrupt => "redis holds something that nsqdelayd did not write",

@@ -13,16 +13,31 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("message", &[]),
     ("phase", &[]),
     ("monotonic", &[]),
+    ("transport", &[]),
     ("shard", &["message"]),
     ("id", &["message", "shard"]),
     ("nsq", &["message"]),
-    ("store", &["message", "id", "shard", "monotonic"]),
-    ("forward", &["message", "nsq"]),
+    ("nsqd", &["nsq"]),
+    ("finding", &[]),
+    ("store", &["message", "id", "shard", "monotonic", "finding"]),
+    ("http_client", &[]),
+    ("forward", &["message", "nsq", "http_client"]),
     (
         "dispatch",
         &["message", "id", "shard", "monotonic", "store", "forward"],
     ),
-    ("ingest", &["message", "id", "nsq", "phase", "store"]),
+    (
+        "ingest",
+        &[
+            "message",
+            "id",
+            "nsq",
+            "nsqd",
+            "phase",
+            "store",
+            "transport",
+        ],
+    ),
     ("telemetry", &[]),
     (
         "config",
@@ -30,12 +45,18 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "message",
             "id",
             "shard",
+            "nsq",
             "store",
+            "transport",
             "forward",
             "dispatch",
             "ingest",
             "telemetry",
         ],
+    ),
+    (
+        "doctor",
+        &["message", "nsq", "nsqd", "finding", "store", "config"],
     ),
     (
         "app",
@@ -54,19 +75,38 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("cli", &["message", "nsq", "config", "telemetry", "app"]),
+    (
+        "cli",
+        &[
+            "message",
+            "nsq",
+            "finding",
+            "config",
+            "telemetry",
+            "doctor",
+            "app",
+        ],
+    ),
 ];
 
 /// What only some modules may name, then the path prefixes of those modules.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("redis::", &["store/"]),
+    ("reqwest::", &["http_client.rs", "cli/"]),
     ("deadpool_redis::", &["store/"]),
     ("axum::", &["ingest/"]),
     ("utoipa::", &["ingest/"]),
     ("clap::", &["cli/", "config"]),
     (
         "TcpStream::connect",
-        &["forward/", "cli/tail.rs", "cli/dev/child.rs"],
+        &[
+            "forward/",
+            "nsqd/",
+            "ingest/access/authd.rs",
+            "cli/tail.rs",
+            "cli/bench/",
+            "cli/dev/child.rs",
+        ],
     ),
 ];
 

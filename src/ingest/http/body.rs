@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::StreamExt as _;
 
 use crate::ingest::budget::Share;
@@ -71,10 +71,15 @@ impl BodyReader {
         Ok(Some(self.buffer.split_to(count).freeze()))
     }
 
-    /// The next line without its `\n`, or what is left at the end; `None` after that.
+    /// The next line that is not empty, without its `\n`, or what is left at the end; `None` after
+    /// that.
     pub(in crate::ingest) async fn line(&mut self) -> Result<Option<Bytes>, BodyFault> {
         let mut searched = 0;
         loop {
+            if searched == 0 {
+                let empty = self.buffer.iter().take_while(|b| **b == b'\n').count();
+                self.buffer.advance(empty);
+            }
             let unsearched = self.buffer.get(searched..).unwrap_or_default();
             if let Some(at) = unsearched.iter().position(|b| *b == b'\n') {
                 let mut line = self.buffer.split_to(searched + at + 1);
@@ -163,7 +168,7 @@ mod tests {
         while let Some(line) = reader.line().await.unwrap() {
             lines.push(line);
         }
-        assert_eq!(lines, ["ab", "", "c\r", "d"]);
+        assert_eq!(lines, ["ab", "c\r", "d"]);
     }
 
     #[tokio::test]

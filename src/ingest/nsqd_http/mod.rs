@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse as _, Response};
+use hyper::ext::ReasonPhrase;
 use serde::Serialize;
 
 use crate::ingest::http::{Plus, Query, Shared, Target, unescape};
@@ -67,6 +68,14 @@ fn close_after(response: &mut Response) {
     response.headers_mut().insert(header::CONNECTION, close);
 }
 
+/// What the plain door says to everything when TLS is required: nsqd's very bytes, a space after each
+/// colon included.
+pub(super) fn tls_required(https_port: u16) -> Response {
+    let headers = [(header::CONTENT_TYPE, JSON), NSQ_CONTENT_TYPE];
+    let text = format!("{{\"message\": \"TLS_REQUIRED\", \"https_port\": {https_port}}}");
+    (StatusCode::FORBIDDEN, headers, text).into_response()
+}
+
 /// Answers as nsqd does, in the order in which its router looks: the very path, a redirect to a
 /// path that differs by case, slashes or dots, another method's path, nothing.
 pub(super) async fn answer(shared: &Shared, request: Request) -> Response {
@@ -93,6 +102,9 @@ pub(super) async fn answer(shared: &Shared, request: Request) -> Response {
     if method == Method::OPTIONS && path == b"*" {
         return StatusCode::OK.into_response();
     }
+    if path == b"*" {
+        return not_allowed(HeaderValue::from_static("GET, OPTIONS, POST, PUT"));
+    }
     let allowed = ROUTES.iter().find(|(other, _)| other.as_bytes() == path);
     let Some((_, allowed)) = allowed else {
         return error(StatusCode::NOT_FOUND, "NOT_FOUND");
@@ -101,11 +113,16 @@ pub(super) async fn answer(shared: &Shared, request: Request) -> Response {
         Method::GET => HeaderValue::from_static("GET, OPTIONS"),
         _ => HeaderValue::from_static("OPTIONS, POST"),
     };
-    let mut response = if method == Method::OPTIONS {
-        StatusCode::OK.into_response()
-    } else {
-        error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED")
-    };
+    if method != Method::OPTIONS {
+        return not_allowed(allow);
+    }
+    let mut response = StatusCode::OK.into_response();
+    response.headers_mut().insert(header::ALLOW, allow);
+    response
+}
+
+fn not_allowed(allow: HeaderValue) -> Response {
+    let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED");
     response.headers_mut().insert(header::ALLOW, allow);
     response
 }
@@ -181,13 +198,18 @@ fn html(text: &[u8]) -> Vec<u8> {
 }
 
 /// nsqd's answer to a request that it refuses.
-fn error(status: StatusCode, message: &'static str) -> Response {
+pub(super) fn error(status: StatusCode, message: &'static str) -> Response {
     #[derive(Debug, Serialize)]
     struct Message {
         message: &'static str,
     }
     let mut response = json(&Message { message });
     *response.status_mut() = status;
+    if status == StatusCode::PAYLOAD_TOO_LARGE {
+        // The name of the status before it was renamed, which Go keeps.
+        let name = ReasonPhrase::from_static(b"Request Entity Too Large");
+        response.extensions_mut().insert(name);
+    }
     response
 }
 
@@ -199,7 +221,7 @@ fn json(document: &impl Serialize) -> Response {
 }
 
 /// Go writes these characters as escapes; outside of strings they do not occur.
-fn go_json(text: String) -> String {
+pub(super) fn go_json(text: String) -> String {
     const ESCAPES: [(char, &str); 5] = [
         ('<', "\\u003c"),
         ('>', "\\u003e"),
@@ -257,7 +279,7 @@ struct Info<'a> {
     max_heartbeat_interval: u64,
     max_output_buffer_size: u64,
     max_output_buffer_timeout: u64,
-    max_deflate_level: u8,
+    max_deflate_level: u32,
 }
 
 fn info(shared: &Shared) -> Response {
@@ -273,7 +295,7 @@ fn info(shared: &Shared) -> Response {
         max_heartbeat_interval: u64::try_from(heartbeat.as_nanos()).unwrap_or(u64::MAX),
         max_output_buffer_size: 65_536,
         max_output_buffer_timeout: 30_000_000_000,
-        max_deflate_level: 6,
+        max_deflate_level: shared.state.intake.config.transports.max_deflate_level,
     })
 }
 

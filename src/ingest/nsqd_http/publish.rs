@@ -20,7 +20,7 @@ use crate::store::Receipt;
 
 use super::{close_after, error, parameters, text};
 
-/// Names the id of the message that `/pub` accepted.
+/// Names the id of the message that `/pub` stored.
 const ID: HeaderName = HeaderName::from_static("x-nsqdelayd-id");
 
 /// Go closes a connection rather than read so much of a refused body.
@@ -98,7 +98,8 @@ impl From<(StatusCode, &'static str)> for Refusal {
 /// `POST /pub?topic=&defer=&id=`
 pub(super) async fn publish(shared: &Shared, target: &Target, request: Request) -> Response {
     match one(shared, target, request).await {
-        Ok(receipt) => {
+        Ok(None) => text("OK"),
+        Ok(Some(receipt)) => {
             let mut response = text("OK");
             let id = shared.state.intake.store.id_text(&receipt.id);
             if let Ok(id) = HeaderValue::from_str(&id) {
@@ -138,7 +139,12 @@ fn refuse(shared: &Shared, refusal: &Refusal) -> Response {
     response
 }
 
-async fn one(shared: &Shared, target: &Target, request: Request) -> Result<Receipt, Refusal> {
+/// `None`: nsqd has it already.
+async fn one(
+    shared: &Shared,
+    target: &Target,
+    request: Request,
+) -> Result<Option<Receipt>, Refusal> {
     let config = &shared.state.intake.config;
     let body = request.into_body();
     if let Some(length) = declared_over(&body, config.max_msg_size) {
@@ -164,12 +170,7 @@ async fn one(shared: &Shared, target: &Target, request: Request) -> Result<Recei
         id,
     };
     let receipts = accept(shared, vec![message]).await?;
-    receipts.into_iter().next().ok_or(Refusal {
-        status: StatusCode::INTERNAL_SERVER_ERROR,
-        message: "INTERNAL_ERROR",
-        reason: Reason::Store,
-        close: false,
-    })
+    Ok(receipts.into_iter().next())
 }
 
 async fn many(shared: &Shared, target: &Target, request: Request) -> Result<(), Refusal> {
@@ -241,9 +242,12 @@ async fn lines(reader: &mut BodyReader, config: &Config) -> Result<Vec<Bytes>, R
         let line = line.map_err(|fault| Refusal::of_body(fault, "BODY_TOO_BIG"))?;
         match line {
             None => return Ok(bodies),
-            Some(line) if line.is_empty() => {}
             Some(line) if line.len() > config.max_msg_size => {
                 return Err(Refusal::too_big("MSG_TOO_BIG"));
+            }
+            // nsqd has no such bound: a message takes memory beside its bytes.
+            Some(_) if bodies.len() >= messages_max(config) => {
+                return Err(Refusal::too_big("BODY_TOO_BIG"));
             }
             Some(line) => {
                 let charged = reader.charge_more(MESSAGE_OVERHEAD);
@@ -259,10 +263,8 @@ async fn binary(reader: &mut BodyReader, config: &Config) -> Result<Vec<Bytes>, 
     let bad_body = || Refusal::too_big("BAD_BODY");
     let bad_message = || Refusal::too_big("BAD_MESSAGE");
     let count = int32(reader, "BAD_BODY").await?;
-    // 4 for the count itself, 5 for the size and at least one byte of each message.
-    let count_max = config.max_body_size.saturating_sub(4) / 5;
     let count = usize::try_from(count).map_err(|_negative| bad_body())?;
-    if count == 0 || count > count_max {
+    if count == 0 || count > messages_max(config) {
         return Err(bad_body());
     }
     // Not `with_capacity(count)`: the count is only what a client says.
@@ -278,6 +280,12 @@ async fn binary(reader: &mut BodyReader, config: &Config) -> Result<Vec<Bytes>, 
         bodies.push(exactly(reader, size, "BAD_MESSAGE").await?);
     }
     Ok(bodies)
+}
+
+/// Most messages of one body, as nsqd has it for binary ones: 4 bytes for the count itself, 5 for the
+/// size and at least one byte of each message.
+fn messages_max(config: &Config) -> usize {
+    config.max_body_size.saturating_sub(4) / 5
 }
 
 async fn int32(reader: &mut BodyReader, short: &'static str) -> Result<i32, Refusal> {
@@ -317,7 +325,8 @@ async fn accept(shared: &Shared, messages: Vec<Message>) -> Result<Vec<Receipt>,
     if messages.is_empty() {
         return Ok(Vec::new());
     }
-    let accepted = shared.state.intake.accept(messages).await;
+    let count = u64::try_from(messages.len()).unwrap_or(u64::MAX);
+    let accepted = shared.state.intake.publish(messages).await;
     let receipts = accepted.map_err(|error| {
         log(&error);
         let answer = reply::http(error.kind);
@@ -329,7 +338,6 @@ async fn accept(shared: &Shared, messages: Vec<Message>) -> Result<Vec<Receipt>,
         }
     })?;
     let label = DoorLabel { door: Door::Http };
-    let count = u64::try_from(receipts.len()).unwrap_or(u64::MAX);
     let accepted = &shared.state.metrics.accepted;
     accepted.get_or_create(&label).inc_by(count);
     Ok(receipts)

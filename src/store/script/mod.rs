@@ -4,6 +4,7 @@
 mod cancel;
 mod insert;
 mod place;
+mod reads;
 mod resume;
 mod turn;
 mod upkeep;
@@ -13,6 +14,7 @@ pub(super) use insert::{InsertReply, NewPack, Verdict, insert};
 pub(super) use place::{
     Move, ParkPlace, ParkedMessage, PlaceReply, Requeue, park, place_reply, requeue, shift,
 };
+pub(super) use reads::Reads;
 pub(super) use resume::{Resume, resume};
 pub(super) use turn::{marks, packs, turn};
 pub(super) use upkeep::{members, trim};
@@ -40,6 +42,7 @@ static REQUEUE: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../lua/requeue.lua")));
 static RESUME: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/resume.lua")));
 static TRIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/trim.lua")));
+static READS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/reads.lua")));
 static MEMBERS: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../lua/members.lua")));
 
@@ -60,6 +63,7 @@ impl Scripts {
             &REQUEUE,
             &RESUME,
             &TRIM,
+            &READS,
             &MEMBERS,
         ] {
             script.load_async(connection).await?;
@@ -81,6 +85,11 @@ fn evalsha(script: &Script, keys: &[String]) -> Cmd {
     let mut cmd = redis::cmd("EVALSHA");
     cmd.arg(script.get_hash()).arg(keys.len()).arg(keys);
     cmd
+}
+
+/// A transaction was refused whole.
+fn is_aborted(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::ExecAbort)
 }
 
 fn lacks_scripts(error: &RedisError) -> bool {

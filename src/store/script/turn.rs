@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, Script, ServerErrorKind, Value};
+use redis::{Cmd, Pipeline, RedisError, Script, Value};
 
 use crate::id::{Place, Score};
 use crate::message::UnixMs;
@@ -13,7 +13,7 @@ use crate::store::entry::place_of;
 use crate::store::keys::ShardKeys;
 use crate::store::pack::Pack;
 use crate::store::script::{
-    Parts, Scripts, TURN, TURN_AND_READ, evalsha, lacks_scripts, millis, misshapen, run,
+    Parts, Scripts, TURN, TURN_AND_READ, evalsha, is_aborted, lacks_scripts, millis, misshapen, run,
 };
 
 /// `lua/turn.lua` and the reads after it, in one MULTI.
@@ -56,7 +56,7 @@ pub(in crate::store) async fn turn(
             pipeline.query_async::<Value>(connection).await?
         }
         // Nothing was executed. A server without memory refuses any MULTI.
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ExecAbort) => {
+        Err(error) if is_aborted(&error) => {
             let mut cmd = command(&TURN_AND_READ, &names, claim_ttl, turn);
             add_reads(&mut cmd, turn);
             run(connection, &cmd).await?

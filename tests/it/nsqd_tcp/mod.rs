@@ -1,8 +1,12 @@
 //! The TCP door over a store in memory, and a raw client of it.
 
 mod as_nsqd;
+mod auth;
+mod hostile;
 mod own;
 mod random;
+mod upgraded;
+mod upgrades;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -10,9 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use nsqdelayd::ingest::access::Hosts;
 use nsqdelayd::ingest::clients::{ClientStats, Clients};
 use nsqdelayd::ingest::metrics::Metrics;
-use nsqdelayd::ingest::{Config, Intake, Limits, listener};
+use nsqdelayd::ingest::{Config, Intake, Limits, Transports, listener};
 use nsqdelayd::message::Delay;
 use nsqdelayd::nsq::frame::{Frame, FrameType};
 use nsqdelayd::store::ScheduleStore;
@@ -53,13 +58,19 @@ impl Door {
             max_connections: 100,
             handshake_timeout: Duration::from_secs(5),
             connection_in_flight_bytes_max: 1024 * 1024,
+            transports: Transports {
+                max_deflate_level: 6,
+                ..Transports::default()
+            },
+            access: None,
+            hosts: Hosts::default(),
             in_flight_bytes_max: 256 * 1024 * 1024,
             limits: Limits::default(),
         };
         change(&mut config);
         let store = Arc::new(MemoryStore::new());
         let dyn_store: Arc<dyn ScheduleStore> = Arc::<MemoryStore>::clone(&store);
-        let intake = Intake::new(dyn_store, config);
+        let intake = Intake::new(dyn_store, config, None);
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let door = Self {
             address: socket.local_addr().unwrap(),
