@@ -16,7 +16,7 @@
 //! - [`store`]: Redis: packs, scripts, claims
 //! - [`forward`]: connections to nsqd
 //! - [`dispatch`]: one state machine per shard
-//! - [`ingest`]: the doors
+//! - [`ingest`]: the doors and the inbox
 //! - [`telemetry`]: logs and metrics
 //! - [`config`]: the settings
 //! - [`doctor`]: examines Redis and nsqd

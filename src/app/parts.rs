@@ -66,14 +66,15 @@ impl Parts {
             &mut registry,
             stage,
         );
-        parts.open(config.ingest, store, registry, doors, phases);
+        parts.open(config.ingest, config.inbox, store, registry, doors, phases);
         Ok(parts)
     }
 
-    /// Opens both doors.
+    /// Opens both doors, and the inbox if there is one.
     fn open(
         &self,
         config: ingest::Config,
+        inbox: Option<ingest::inbox::Config>,
         store: Arc<dyn ScheduleStore>,
         mut registry: Registry,
         doors: Doors,
@@ -95,6 +96,15 @@ impl Parts {
             stage.tracker.clone(),
             stage.stop.clone(),
         ));
+        if let Some(inbox) = inbox {
+            ingest::inbox::start(
+                inbox,
+                intake.clone(),
+                metrics.clone(),
+                &stage.tracker,
+                stage.stop.clone(),
+            );
+        }
         let shared = HttpState {
             intake,
             clients,

@@ -6,6 +6,7 @@ mod check_config;
 mod dev;
 mod doctor;
 mod get;
+mod inbox;
 mod list;
 mod output;
 mod publish;
@@ -59,6 +60,9 @@ enum Command {
     /// Examines Redis and nsqd, and says what to change. Nothing is written.
     #[command(after_help = doctor::EXAMPLES)]
     Doctor(doctor::Args),
+    /// Consumes a topic of JSON messages from nsqd and schedules them, and does nothing else.
+    #[command(after_help = inbox::EXAMPLES)]
+    Inbox(inbox::Args),
     /// Publishes a message, now or later; prints its id.
     #[command(after_help = publish::EXAMPLES)]
     Publish(publish::Args),
@@ -134,6 +138,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Dev(args) => dev::run(&args),
         Command::CheckConfig(settings) => check_config::run(&settings),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Inbox(args) => inbox::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Get(args) => get::run(&args),
         Command::Cancel(args) => cancel::run(&args),

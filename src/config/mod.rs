@@ -42,6 +42,8 @@ pub struct Config {
     pub forward: forward::Config,
     /// Of the doors.
     pub ingest: ingest::Config,
+    /// Of the inbox, if there is one.
+    pub inbox: Option<ingest::inbox::Config>,
 }
 
 /// A checked configuration and what it was made from.

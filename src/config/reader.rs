@@ -130,6 +130,16 @@ impl<'a> Reader<'a> {
         )
     }
 
+    /// None, one or several `host:port`.
+    pub(super) fn any_addresses(&mut self, name: &'static str) -> Vec<String> {
+        let given = |entry: &Entry| entry.texts.iter().any(|text| !text.trim().is_empty());
+        if self.entry(name).is_some_and(given) {
+            self.addresses(name)
+        } else {
+            Vec::new()
+        }
+    }
+
     /// One or several `host:port`; a single text may hold several with commas between.
     pub(super) fn addresses(&mut self, name: &'static str) -> Vec<String> {
         let parts: Vec<String> = self

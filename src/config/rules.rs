@@ -12,13 +12,16 @@ use crate::dispatch;
 use crate::forward;
 use crate::id::PACK_WINDOW_MS_MAX;
 use crate::ingest;
-use crate::message::Delay;
+use crate::message::{Delay, TopicName};
+use crate::nsq::consumption::ChannelName;
 use crate::shard::Topology;
 use crate::store;
 use crate::telemetry;
 
 /// What a claim must outlive beside two publishes: the turns before and after them.
 const SETTLE_MARGIN: Duration = Duration::from_secs(1);
+/// What nsqd gives the inbox for a message beside two requests to Redis.
+const INBOX_MARGIN: Duration = Duration::from_secs(5);
 /// Longest delay: fifty times 365 days, so that a due time stays below 2109, the last that a score
 /// can express.
 const MAX_DELAY_MAX: Duration = Duration::from_hours(50 * 365 * 24);
@@ -36,15 +39,18 @@ const MPUB_OVERHEAD: usize = 8;
 /// Reads every setting and checks them together.
 pub(super) fn config(reader: &mut Reader<'_>) -> Config {
     let address_file = reader.text("address_file");
+    let store = store(reader);
+    let forward = forward(reader);
     let config = Config {
         tcp_address: reader.address("tcp_address"),
         http_address: reader.address("http_address"),
         address_file: Some(PathBuf::from(address_file)).filter(|path| !path.as_os_str().is_empty()),
         drain_timeout: reader.duration("drain_timeout", s(1)..=s(3600)),
         log: log(reader),
-        store: store(reader),
         dispatch: dispatch(reader),
-        forward: forward(reader),
+        inbox: inbox(reader, &forward, store.request_timeout),
+        store,
+        forward,
         ingest: ingest(reader),
     };
     if reader.sound() {
@@ -133,6 +139,51 @@ fn ingest(reader: &mut Reader<'_>) -> ingest::Config {
         connection_in_flight_bytes_max: reader
             .number("connection_in_flight_bytes_max", 1024..=BYTES_MAX),
     }
+}
+
+/// The inbox, if a topic is named. What is not its own it has in common with the connections to nsqd.
+fn inbox(
+    reader: &mut Reader<'_>,
+    forward: &forward::Config,
+    request_timeout: Duration,
+) -> Option<ingest::inbox::Config> {
+    let topic = reader.parsed(
+        "inbox_topic",
+        "must be 1 to 56 of [.a-zA-Z0-9_-], optionally followed by #ephemeral, so that .invalid can be appended",
+        |name| {
+            if name.is_empty() {
+                return Some(None);
+            }
+            let topic = TopicName::parse(name.as_bytes()).ok()?;
+            let beside = ingest::inbox::invalid_topic(&topic).ok()?;
+            Some(Some((topic, beside)))
+        },
+    );
+    let channel = reader.parsed(
+        "inbox_channel",
+        "must be 1 to 64 of [.a-zA-Z0-9_-], optionally ending in #ephemeral",
+        |name| ChannelName::parse(name.as_bytes()).ok().map(Some),
+    );
+    let mut nsqd_tcp_addresses = reader.any_addresses("inbox_nsqd_tcp_address");
+    let lookupd_http_addresses = reader.any_addresses("inbox_lookupd_http_address");
+    if nsqd_tcp_addresses.is_empty() && lookupd_http_addresses.is_empty() {
+        nsqd_tcp_addresses.clone_from(&forward.nsqd_tcp_addresses);
+    }
+    let in_flight_max = reader.number("inbox_max_in_flight", 1..=100_000);
+    let (topic, invalid_topic) = topic?;
+    Some(ingest::inbox::Config {
+        topic,
+        channel: channel?,
+        invalid_topic,
+        nsqd_tcp_addresses,
+        lookupd_http_addresses,
+        in_flight_max,
+        msg_timeout: request_timeout * 2 + INBOX_MARGIN,
+        dial_timeout: forward.dial_timeout,
+        heartbeat_interval: forward.heartbeat_interval,
+        backoff_min: forward.backoff_min,
+        backoff_max: forward.backoff_max,
+    })
 }
 
 /// Durations that must agree.

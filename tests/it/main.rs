@@ -17,6 +17,7 @@ mod docs;
 mod doctor;
 mod end_to_end;
 mod forward;
+mod inbox;
 mod interop;
 mod model_oracle;
 mod nsqd_http;

@@ -24,7 +24,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "dispatch",
         &["message", "id", "shard", "monotonic", "store", "forward"],
     ),
-    ("ingest", &["message", "id", "nsq", "phase", "store"]),
+    (
+        "ingest",
+        &["message", "id", "nsq", "nsqd", "phase", "store"],
+    ),
     ("telemetry", &[]),
     (
         "config",
@@ -32,6 +35,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "message",
             "id",
             "shard",
+            "nsq",
             "store",
             "forward",
             "dispatch",
