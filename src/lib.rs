@@ -10,9 +10,11 @@
 //! - [`phase`], [`monotonic`]: the phases of the process; lengths of time
 //! - [`shard`]: shards, generations, who owns what
 //! - [`id`]: a message's id and the place it names
+//! - [`transport`]: TLS, snappy, deflate
 //! - [`nsq`]: the wire, both directions
 //! - [`nsqd`]: a conversation with one nsqd
 //! - [`finding`]: what an examination finds
+//! - [`http_client`]: questions to servers beside the path: nsqlookupd
 //! - [`store`]: Redis: packs, scripts, claims
 //! - [`forward`]: connections to nsqd
 //! - [`dispatch`]: one state machine per shard
@@ -31,6 +33,7 @@ pub mod dispatch;
 pub mod doctor;
 pub mod finding;
 pub mod forward;
+pub mod http_client;
 pub mod id;
 pub mod ingest;
 pub mod message;
@@ -41,3 +44,4 @@ pub mod phase;
 pub mod shard;
 pub mod store;
 pub mod telemetry;
+pub mod transport;

@@ -15,9 +15,18 @@ pub(super) async fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes `{"tcp_address": …, "http_address": …}` beside `path` and renames it into place.
-pub(super) async fn write(path: &Path, tcp: SocketAddr, http: SocketAddr) -> io::Result<()> {
-    let addresses = json!({"tcp_address": tcp.to_string(), "http_address": http.to_string()});
+/// Writes `{"tcp_address": …, "http_address": …}`, and `https_address` if there is one, beside `path` and
+/// renames it into place.
+pub(super) async fn write(
+    path: &Path,
+    tcp: SocketAddr,
+    http: SocketAddr,
+    https: Option<SocketAddr>,
+) -> io::Result<()> {
+    let mut addresses = json!({"tcp_address": tcp.to_string(), "http_address": http.to_string()});
+    if let (Some(https), Some(object)) = (https, addresses.as_object_mut()) {
+        object.insert("https_address".to_owned(), https.to_string().into());
+    }
     let mut name = path
         .file_name()
         .ok_or(io::ErrorKind::InvalidInput)?
@@ -38,12 +47,12 @@ mod tests {
         let path = dir.path().join("addresses.json");
         remove(&path).await.unwrap();
         let (tcp, http) = ("127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap());
-        write(&path, tcp, http).await.unwrap();
+        write(&path, tcp, http, Some(tcp)).await.unwrap();
         let read: serde_json::Value =
             serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         assert_eq!(
             read,
-            json!({"tcp_address": "127.0.0.1:1", "http_address": "[::1]:2"})
+            json!({"tcp_address": "127.0.0.1:1", "http_address": "[::1]:2", "https_address": "127.0.0.1:1"})
         );
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         remove(&path).await.unwrap();

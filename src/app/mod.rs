@@ -5,6 +5,7 @@ mod address_file;
 mod inbox;
 mod limits;
 mod parts;
+mod passthrough;
 mod signals;
 mod stage;
 
@@ -83,6 +84,8 @@ pub struct App {
     pub tcp_address: SocketAddr,
     /// Where HTTP is spoken.
     pub http_address: SocketAddr,
+    /// Where HTTPS is spoken, if it is.
+    pub https_address: Option<SocketAddr>,
     phase: watch::Sender<Phase>,
     parts: Parts,
     drain_timeout: Duration,
@@ -95,6 +98,8 @@ struct Doors {
     tcp_address: SocketAddr,
     http: TcpListener,
     http_address: SocketAddr,
+    https: Option<TcpListener>,
+    https_address: Option<SocketAddr>,
 }
 
 impl App {
@@ -109,6 +114,7 @@ impl App {
         // Ports first: of all that can go wrong it is the cheapest to find out.
         let doors = bind(&config).await?;
         let (tcp_address, http_address) = (doors.tcp_address, doors.http_address);
+        let https_address = doors.https_address;
         let (phase, phases) = watch::channel(Phase::Starting);
         let drain_timeout = config.drain_timeout;
         let address_file = config.address_file.clone();
@@ -116,14 +122,16 @@ impl App {
         let app = Self {
             tcp_address,
             http_address,
+            https_address,
             phase,
             parts,
             drain_timeout,
         };
         app.phase.send_replace(Phase::Serving);
-        info!(%tcp_address, %http_address, "serving");
+        info!(%tcp_address, %http_address, https_address = https_address.map(display), "serving");
         if let Some(path) = &address_file
-            && let Err(error) = address_file::write(path, tcp_address, http_address).await
+            && let Err(error) =
+                address_file::write(path, tcp_address, http_address, https_address).await
         {
             app.drain().await;
             return Err(StartError::AddressFile(error));
@@ -161,11 +169,21 @@ impl App {
 async fn bind(config: &Config) -> Result<Doors, StartError> {
     let (tcp, tcp_address) = listen("tcp_address", &config.tcp_address).await?;
     let (http, http_address) = listen("http_address", &config.http_address).await?;
+    let address = match &config.https_address {
+        Some(address) if config.ingest.transports.tls.is_some() => Some(address),
+        _ => None,
+    };
+    let (https, https_address) = match address {
+        Some(address) => Some(listen("https_address", address).await?).unzip(),
+        None => (None, None),
+    };
     Ok(Doors {
         tcp,
         tcp_address,
         http,
         http_address,
+        https,
+        https_address,
     })
 }
 

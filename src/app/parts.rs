@@ -5,8 +5,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
-use tracing::error;
+use tracing::{error, info};
 
+use crate::app::passthrough::ByForward;
 use crate::app::stage::Stage;
 use crate::app::{Doors, StartError};
 use crate::config::Config;
@@ -14,9 +15,10 @@ use crate::dispatch::{self, Dispatcher};
 use crate::forward::{self, Forward, NsqdPool};
 use crate::ingest::clients::Clients;
 use crate::ingest::http::{HttpState, InstanceFacts};
+use crate::ingest::passthrough::Passthrough;
 use crate::ingest::{self, Intake};
 use crate::phase::Phase;
-use crate::store::{ClaimStore, RedisStore, ScheduleStore};
+use crate::store::{ClaimStore, RedisStore};
 use crate::telemetry;
 
 /// What runs, by the steps of a stop.
@@ -46,6 +48,8 @@ impl Parts {
             store: Stage::new("store"),
         };
         let mut registry = telemetry::registry();
+        // As much as may wait for an insert.
+        let passing_bytes_max = config.store.queue_bytes_max;
         let stage = &parts.store;
         let store = RedisStore::start(
             config.store,
@@ -57,35 +61,50 @@ impl Parts {
         .map_err(StartError::Store)?;
         let stage = &parts.forward;
         let metrics = forward::metrics::Metrics::register(&mut registry);
-        let pool = NsqdPool::start(config.forward, metrics, &stage.tracker, stage.stop.clone());
+        let publisher = ByForward {
+            patience: config.forward.forward_timeout,
+            forward: NsqdPool::start(config.forward, metrics, &stage.tracker, stage.stop.clone()),
+        };
         let stage = &parts.dispatch;
         start_dispatch(
             config.dispatch,
             Arc::clone(&store) as _,
-            pool,
+            Arc::clone(&publisher.forward),
             &mut registry,
             stage,
         );
-        parts.open(config.ingest, config.inbox, store, registry, doors, phases);
+        let metrics = ingest::metrics::Metrics::register(&mut registry);
+        let passthrough = config.passthrough.then(|| {
+            let publisher = Arc::new(publisher);
+            Arc::new(Passthrough::new(publisher, passing_bytes_max, &metrics))
+        });
+        let intake = Intake {
+            store,
+            config: Arc::new(config.ingest),
+            passthrough,
+        };
+        parts.open(intake, config.inbox, metrics, registry, doors, phases);
         Ok(parts)
     }
 
     /// Opens both doors, and the inbox if there is one.
     fn open(
         &self,
-        config: ingest::Config,
+        intake: Intake,
         inbox: Option<ingest::inbox::Config>,
-        store: Arc<dyn ScheduleStore>,
-        mut registry: Registry,
+        metrics: ingest::metrics::Metrics,
+        registry: Registry,
         doors: Doors,
         phases: watch::Receiver<Phase>,
     ) {
-        let metrics = ingest::metrics::Metrics::register(&mut registry);
         let start = Arc::new(facts(&doors));
-        let intake = Intake {
-            store,
-            config: Arc::new(config),
-        };
+        let tls = intake.config.transports.tls.clone();
+        if intake.config.access.is_none() {
+            info!(
+                "everybody who can connect may publish, read and cancel: neither auth_http_address nor \
+                 tokens_file is set"
+            );
+        }
         let clients = Clients::default();
         let stage = &self.doors;
         stage.tracker.spawn(ingest::listener::serve(
@@ -115,12 +134,16 @@ impl Parts {
             // An instance without nsqd holds what it takes, and is ready to take it.
             unready: Arc::new(Vec::new),
         };
-        stage.tracker.spawn(ingest::http::serve(
-            doors.http,
-            shared,
-            stage.tracker.clone(),
-            stage.stop.clone(),
-        ));
+        for (listener, tls) in [(Some(doors.http), None), (doors.https, tls)] {
+            let Some(listener) = listener else { continue };
+            stage.tracker.spawn(ingest::http::serve(
+                listener,
+                tls,
+                shared.clone(),
+                stage.tracker.clone(),
+                stage.stop.clone(),
+            ));
+        }
     }
 }
 
@@ -165,6 +188,7 @@ fn facts(doors: &Doors) -> InstanceFacts {
         hostname,
         tcp_port: doors.tcp_address.port(),
         http_port: doors.http_address.port(),
+        https_port: doors.https_address.map_or(0, |address| address.port()),
         start_time_unix_s: u64::try_from(Timestamp::now().as_second()).unwrap_or(0),
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. Turns flags into the settings of [`crate::config`] and
 //! outcomes into exit codes.
 
+mod bench;
 mod cancel;
 mod check_config;
 mod dev;
@@ -78,6 +79,9 @@ enum Command {
     /// Shows what is pending by topic, and who is connected.
     #[command(after_help = stats::EXAMPLES)]
     Stats(stats::Args),
+    /// Measures: rates, lateness, processor time and memory, beside nsqd's own DPUB.
+    #[command(after_help = bench::EXAMPLES)]
+    Bench(bench::Args),
     /// Consumes a topic from an nsqd and prints each message.
     #[command(after_help = tail::EXAMPLES)]
     Tail(tail::Args),
@@ -144,6 +148,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Cancel(args) => cancel::run(&args),
         Command::List(args) => list::run(&args),
         Command::Stats(args) => stats::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Tail(args) => tail::run(&args),
     }
 }

@@ -27,6 +27,16 @@ pub(super) fn complain(text: &impl Display) {
     let _ = writeln!(error, "nsqdelayd: {text}");
 }
 
+/// Writes how far something has come, to standard error.
+pub(super) fn note(text: impl Display) {
+    let mut error = io::stderr().lock();
+    #[expect(
+        clippy::let_underscore_must_use,
+        reason = "progress that nobody reads is not missed"
+    )]
+    let _ = writeln!(error, "{text}");
+}
+
 fn written(result: io::Result<()>) -> Result<(), Failure> {
     result.map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => Failure::OutputClosed,

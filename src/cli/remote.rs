@@ -40,6 +40,7 @@ pub(super) struct Answer {
 #[derive(Debug)]
 pub(super) struct Remote {
     address: String,
+    token: Option<String>,
     client: reqwest::Client,
     runtime: tokio::runtime::Runtime,
 }
@@ -50,7 +51,7 @@ impl Remote {
         if let Some(address) = &target.http_address {
             settings.set("http_address", address.clone());
         }
-        let address = config::http_address(&settings.sources())?;
+        let (address, token) = config::remote(&settings.sources())?;
         let client = reqwest::Client::builder()
             .timeout(ANSWER_TIMEOUT)
             .connect_timeout(CONNECT_TIMEOUT)
@@ -64,6 +65,7 @@ impl Remote {
             .map_err(Failure::because)?;
         Ok(Self {
             address,
+            token,
             client,
             runtime,
         })
@@ -79,6 +81,9 @@ impl Remote {
     ) -> Result<Answer, Failure> {
         let url = format!("http://{}{path}", self.address);
         let mut request = self.client.request(method, url).query(query);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
         if let Some(body) = body {
             request = request
                 .header(CONTENT_TYPE, "application/octet-stream")

@@ -97,6 +97,12 @@ pub(super) fn flag(key: &Key) -> Arg {
         .help_heading(key.heading)
         .help(help);
     match key.shape() {
+        // A switch with a third position: true when it stands alone.
+        Shape::One if key.default == "\"false\"" => arg
+            .action(ArgAction::Set)
+            .allow_hyphen_values(false)
+            .num_args(0..=1)
+            .default_missing_value("true"),
         Shape::One => arg.action(ArgAction::Set),
         Shape::List => arg.action(ArgAction::Append),
         Shape::Switch => arg

@@ -104,6 +104,7 @@ impl Layers {
                 layers.entries.insert(key.name, entry);
             }
         }
+        layers.give_way("nsqd_tcp_address", "lookupd_http_address");
         if faults.is_empty() {
             Ok(layers)
         } else {
@@ -114,6 +115,20 @@ impl Layers {
     /// The winning text of one setting.
     pub fn get(&self, name: &str) -> Option<&Entry> {
         self.entries.get(name)
+    }
+
+    /// The default of list `name` is for the case that list `other` is empty.
+    fn give_way(&mut self, name: &str, other: &str) {
+        let given = self.entries.get(other).is_some_and(|entry| {
+            let mut texts = entry.texts.iter();
+            texts.any(|text| !text.trim().is_empty())
+        });
+        if let Some(entry) = self.entries.get_mut(name)
+            && given
+            && entry.origin == Origin::Default
+        {
+            entry.texts.clear();
+        }
     }
 
     fn put(

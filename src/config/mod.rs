@@ -2,10 +2,12 @@
 //! list of faults that name the key and what to change. Fills the modules' own structs; starts
 //! nothing.
 
+mod access;
 pub mod keys;
 pub mod layers;
 mod reader;
 mod rules;
+mod tls;
 pub mod units;
 
 use std::fmt;
@@ -28,6 +30,8 @@ pub struct Config {
     pub tcp_address: String,
     /// Where HTTP is served.
     pub http_address: String,
+    /// Where HTTPS is served, if there is a certificate.
+    pub https_address: Option<String>,
     /// Where to write the bound addresses.
     pub address_file: Option<PathBuf>,
     /// How long a stop may take.
@@ -40,6 +44,8 @@ pub struct Config {
     pub dispatch: dispatch::Config,
     /// Of the connections to nsqd.
     pub forward: forward::Config,
+    /// Whether what has no delay is handed to nsqd at once.
+    pub passthrough: bool,
     /// Of the doors.
     pub ingest: ingest::Config,
     /// Of the inbox, if there is one.
@@ -142,12 +148,14 @@ pub fn load(sources: &Sources) -> Result<Loaded, BadConfig> {
     Ok(Loaded { config, layers })
 }
 
-/// Reads only where HTTP is served, for the commands that talk to a running server.
-pub fn http_address(sources: &Sources) -> Result<String, BadConfig> {
+/// Reads only where HTTP is served and the token to show there, if any, for the commands that talk to a
+/// running server.
+pub fn remote(sources: &Sources) -> Result<(String, Option<String>), BadConfig> {
     let layers = Layers::load(sources)?;
     let mut reader = Reader::new(&layers);
     let address = reader.address("http_address");
-    reader.finish(address)
+    let token = Some(reader.text("token")).filter(|token| !token.is_empty());
+    reader.finish((address, token))
 }
 
 impl Loaded {
@@ -181,6 +189,7 @@ fn effective_line(key: &keys::Key, entry: &Entry) -> String {
         let bare = text.parse::<u64>().is_ok() && !key.default.starts_with('"');
         match key.shape() {
             Shape::Switch => text.clone(),
+            Shape::One if key.name == "token" && !text.is_empty() => "\"***\"".to_owned(),
             Shape::One if bare => text.clone(),
             Shape::One | Shape::List => format!("{:?}", units::masked_url(text)),
         }

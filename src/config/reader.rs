@@ -130,17 +130,39 @@ impl<'a> Reader<'a> {
         )
     }
 
-    /// None, one or several `host:port`.
-    pub(super) fn any_addresses(&mut self, name: &'static str) -> Vec<String> {
-        let given = |entry: &Entry| entry.texts.iter().any(|text| !text.trim().is_empty());
-        if self.entry(name).is_some_and(given) {
-            self.addresses(name)
-        } else {
-            Vec::new()
-        }
+    /// `host:port`, or nothing.
+    pub(super) fn optional_address(&mut self, name: &'static str) -> Option<String> {
+        let remedy = "must be host:port, such as 127.0.0.1:4142, or empty";
+        self.parsed(name, remedy, |text| match text {
+            "" => Some(None),
+            text => units::host_port(text).map(Some),
+        })
     }
 
-    /// One or several `host:port`; a single text may hold several with commas between.
+    /// What is in a file, if one is named.
+    pub(super) fn file(&mut self, name: &'static str) -> Option<Vec<u8>> {
+        let path = self.text(name);
+        if path.is_empty() {
+            return None;
+        }
+        let read = std::fs::read(path);
+        read.map_err(|error| {
+            let problem = format!("cannot be read: {error}; name a file that can be read");
+            self.fault(name, problem);
+        })
+        .ok()
+    }
+
+    /// Any number of texts; one text may hold several with commas between.
+    pub(super) fn texts(&mut self, name: &'static str) -> Vec<String> {
+        let entry = self.entry(name);
+        let texts = entry.into_iter().flat_map(|entry| &entry.texts);
+        let parts = texts.flat_map(|text| text.split(','));
+        let parts = parts.map(|part| part.trim().to_owned());
+        parts.filter(|part| !part.is_empty()).collect()
+    }
+
+    /// None, one or several `host:port`; a single text may hold several with commas between.
     pub(super) fn addresses(&mut self, name: &'static str) -> Vec<String> {
         let parts: Vec<String> = self
             .entry(name)
@@ -151,20 +173,16 @@ impl<'a> Reader<'a> {
             .filter(|part| !part.is_empty())
             .collect();
         let read: Option<Vec<String>> = parts.iter().map(|part| units::host_port(part)).collect();
-        match read {
-            Some(mut addresses) if !addresses.is_empty() => {
-                let mut seen = BTreeSet::new();
-                addresses.retain(|address| seen.insert(address.clone()));
-                addresses
-            }
-            _ => {
-                self.fault(
-                    name,
-                    "must be one or more host:port, such as 127.0.0.1:4150; repeat the flag for several",
-                );
-                Vec::new()
-            }
+        if let Some(mut addresses) = read {
+            let mut seen = BTreeSet::new();
+            addresses.retain(|address| seen.insert(address.clone()));
+            return addresses;
         }
+        self.fault(
+            name,
+            "must be one or more host:port, such as 127.0.0.1:4150; repeat the flag for several",
+        );
+        Vec::new()
     }
 
     fn entry(&mut self, name: &'static str) -> Option<&'a Entry> {

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::config::access;
 use crate::config::reader::Reader;
+use crate::config::tls;
 use crate::config::units::Written;
 use crate::dispatch;
 use crate::forward;
@@ -41,13 +43,17 @@ pub(super) fn config(reader: &mut Reader<'_>) -> Config {
     let address_file = reader.text("address_file");
     let store = store(reader);
     let forward = forward(reader);
+    // Only the commands use it; here its name is as known as any.
+    reader.text("token");
     let config = Config {
         tcp_address: reader.address("tcp_address"),
         http_address: reader.address("http_address"),
+        https_address: reader.optional_address("https_address"),
         address_file: Some(PathBuf::from(address_file)).filter(|path| !path.as_os_str().is_empty()),
         drain_timeout: reader.duration("drain_timeout", s(1)..=s(3600)),
         log: log(reader),
         dispatch: dispatch(reader),
+        passthrough: reader.switch("passthrough"),
         inbox: inbox(reader, &forward, store.request_timeout),
         store,
         forward,
@@ -110,8 +116,19 @@ fn dispatch(reader: &mut Reader<'_>) -> dispatch::Config {
 }
 
 fn forward(reader: &mut Reader<'_>) -> forward::Config {
+    let nsqd_tcp_addresses = reader.addresses("nsqd_tcp_address");
+    let lookupd_http_addresses = reader.addresses("lookupd_http_address");
+    if reader.sound() && nsqd_tcp_addresses.is_empty() && lookupd_http_addresses.is_empty() {
+        reader.fault(
+            "nsqd_tcp_address",
+            "must be one or more host:port, such as 127.0.0.1:4150; repeat the flag for several, or name an \
+             nsqlookupd with lookupd_http_address",
+        );
+    }
     forward::Config {
-        nsqd_tcp_addresses: reader.addresses("nsqd_tcp_address"),
+        nsqd_tcp_addresses,
+        lookupd_http_addresses,
+        lookupd_poll_interval: reader.duration("lookupd_poll_interval", ms(100)..=s(3600)),
         connections_per_nsqd: reader.number("connections_per_nsqd", 1..=64),
         dial_timeout: reader.duration("dial_timeout", ms(10)..=s(60)),
         forward_timeout: reader.duration("forward_timeout", ms(10)..=s(120)),
@@ -138,6 +155,9 @@ fn ingest(reader: &mut Reader<'_>) -> ingest::Config {
         handshake_timeout: reader.duration("handshake_timeout", ms(10)..=s(300)),
         connection_in_flight_bytes_max: reader
             .number("connection_in_flight_bytes_max", 1024..=BYTES_MAX),
+        transports: tls::transports(reader),
+        access: access::access(reader),
+        hosts: access::hosts(reader),
     }
 }
 
@@ -164,10 +184,11 @@ fn inbox(
         "must be 1 to 64 of [.a-zA-Z0-9_-], optionally ending in #ephemeral",
         |name| ChannelName::parse(name.as_bytes()).ok().map(Some),
     );
-    let mut nsqd_tcp_addresses = reader.any_addresses("inbox_nsqd_tcp_address");
-    let lookupd_http_addresses = reader.any_addresses("inbox_lookupd_http_address");
+    let mut nsqd_tcp_addresses = reader.addresses("inbox_nsqd_tcp_address");
+    let mut lookupd_http_addresses = reader.addresses("inbox_lookupd_http_address");
     if nsqd_tcp_addresses.is_empty() && lookupd_http_addresses.is_empty() {
         nsqd_tcp_addresses.clone_from(&forward.nsqd_tcp_addresses);
+        lookupd_http_addresses.clone_from(&forward.lookupd_http_addresses);
     }
     let in_flight_max = reader.number("inbox_max_in_flight", 1..=100_000);
     let (topic, invalid_topic) = topic?;

@@ -138,6 +138,17 @@ fn several_nsqd_come_from_flags_lists_and_commas() {
 }
 
 #[test]
+fn with_an_nsqlookupd_no_nsqd_is_assumed() {
+    let lookupd = ("lookupd_http_address", "l:4161");
+    let config = load(&sources(&[lookupd], &[])).unwrap().config;
+    assert_eq!(config.forward.lookupd_http_addresses, ["l:4161"]);
+    assert!(config.forward.nsqd_tcp_addresses.is_empty());
+    let both = [lookupd, ("nsqd_tcp_address", "127.0.0.1:4150")];
+    let config = load(&sources(&both, &[])).unwrap().config;
+    assert_eq!(config.forward.nsqd_tcp_addresses, ["127.0.0.1:4150"]);
+}
+
+#[test]
 fn an_unknown_key_in_the_file_is_named_with_its_neighbour() {
     let (_file, sources) = with_file("tcp_adress = \"127.0.0.1:1\"\n[table]\nx = 1\n");
     let error = load(&sources).unwrap_err();
@@ -248,7 +259,12 @@ fn the_effective_settings_read_back_as_the_same_settings() {
         ("nsqd_tcp_address", "a:1,b:2"),
         ("max_delay", "1h"),
     ];
-    let loaded = load(&sources(&flags, &[])).unwrap();
+    reads_back(&flags);
+    reads_back(&[("shards", "8"), ("lookupd_http_address", "l:4161")]);
+}
+
+fn reads_back(flags: &[(&str, &str)]) {
+    let loaded = load(&sources(flags, &[])).unwrap();
     let printed = loaded.effective();
     assert!(printed.contains("shards = 8 # from --shards"), "{printed}");
     let (_file, sources) = with_file(&printed);

@@ -26,6 +26,8 @@ pub(super) struct Search<'a> {
     /// The others that can be reached now. A limit of message size may differ between nsqds, so that
     /// what one refuses is offered to them before it counts as refused.
     pub(super) others: Vec<Arc<Nsqd>>,
+    /// Whether `others` are all that there are: otherwise one that is away may take what these refuse.
+    pub(super) complete: bool,
     pub(super) deadline: Deadline,
     /// Bounds the connections of all searches.
     pub(super) questions: &'a Semaphore,
@@ -47,6 +49,9 @@ impl Search<'_> {
             let Some((batch, verdict)) = answer else {
                 continue;
             };
+            if let Verdict::Refused(refusal) = &verdict {
+                self.nsqd.refused(&refusal.text);
+            }
             let (batch, fact) = match verdict {
                 Verdict::Accepted => (batch, Ok(())),
                 Verdict::NotSent => (batch, Err(Error::NotSent)),
@@ -67,9 +72,10 @@ impl Search<'_> {
         facts
     }
 
-    /// Offers a single message that one nsqd refused to the others.
+    /// Offers a single message that one nsqd refused to the others. It is refused when all have refused
+    /// it; as long as one could not be asked, it waits for that one.
     async fn elsewhere(&self, batch: Batch, text: String) -> (Batch, Result<(), Error>) {
-        let (mut batch, mut text) = (batch, text);
+        let (mut batch, mut text, mut all_asked) = (batch, text, self.complete);
         for nsqd in &self.others {
             let whole = batch.part(0..batch.len());
             let Some((back, verdict)) = self.question(nsqd, batch).await else {
@@ -78,12 +84,20 @@ impl Search<'_> {
             match verdict {
                 Verdict::Accepted => return (back, Ok(())),
                 Verdict::Unknown => return (back, Err(Error::Unknown)),
-                Verdict::NotSent => {}
-                Verdict::Refused(refusal) => text = refusal.text,
+                Verdict::NotSent => all_asked = false,
+                Verdict::Refused(refusal) => {
+                    nsqd.refused(&refusal.text);
+                    text = refusal.text;
+                }
             }
             batch = back;
         }
-        (batch, Err(Error::Refused(text)))
+        let fact = if all_asked {
+            Error::Refused(text)
+        } else {
+            Error::NotSent
+        };
+        (batch, Err(fact))
     }
 
     /// Publishes `batch` alone over a connection of its own. Dropping it closes that connection.

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::forward::Deadline;
 use crate::forward::batch::{Batch, Carrier, Limits, Queue};
+use crate::forward::pace::Pace;
 use crate::forward::room::Taken;
 use crate::forward::settings::Config;
 use crate::forward::verdict::{Meaning, Refusal, Verdict, meaning};
@@ -85,9 +87,9 @@ pub(super) enum Fault {
     /// Nothing came for two heartbeat intervals.
     #[error("silent for two heartbeat intervals")]
     Silent,
-    /// A command was not answered within `forward_timeout`.
+    /// Nothing was answered within `forward_timeout`, though a command of so many messages waited.
     #[error("no answer within the forward time-out")]
-    NoAnswer,
+    NoAnswer(usize),
     /// What came is not nsqd's protocol.
     #[error(transparent)]
     BadFrame(#[from] BadFrame),
@@ -167,11 +169,14 @@ pub(super) struct Connection {
     writable: bool,
     /// When the last byte came.
     heard: Instant,
+    /// When the last answer came. What is behind it has had nsqd to itself since then.
+    answered: Instant,
     queue: Queue<Parcel>,
     unanswered: VecDeque<Sent>,
     /// Verdicts that the end will tell.
     verdicts: Vec<(Parcel, Verdict)>,
     limits: Limits,
+    pace: Arc<Pace>,
     forward_timeout: Duration,
     silence_max: Duration,
     commands: Counter,
@@ -182,16 +187,22 @@ impl Connection {
     pub(super) async fn dial(
         address: &str,
         config: &Config,
+        pace: Arc<Pace>,
         commands: Counter,
     ) -> Result<Self, Fault> {
         let connection = timeout(
             config.dial_timeout,
-            Self::identify(address, config, commands),
+            Self::identify(address, config, pace, commands),
         );
         connection.await.unwrap_or(Err(Fault::DialTimeout))
     }
 
-    async fn identify(address: &str, config: &Config, commands: Counter) -> Result<Self, Fault> {
+    async fn identify(
+        address: &str,
+        config: &Config,
+        pace: Arc<Pace>,
+        commands: Counter,
+    ) -> Result<Self, Fault> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (mut reader, mut writer) = stream.into_split();
@@ -219,6 +230,7 @@ impl Connection {
             written: 0,
             writable: true,
             heard: Instant::now(),
+            answered: Instant::now(),
             queue: Queue::new(),
             unanswered: VecDeque::new(),
             verdicts: Vec::new(),
@@ -226,6 +238,7 @@ impl Connection {
                 messages_max: config.mpub_messages_max,
                 bytes_max: config.mpub_bytes_max,
             },
+            pace,
             forward_timeout: config.forward_timeout,
             silence_max: config.heartbeat_interval * SILENT_HEARTBEATS,
             commands,
@@ -233,8 +246,7 @@ impl Connection {
     }
 
     /// Publishes what comes over `parcels` until the connection breaks, or until that channel is
-    /// closed or `stop` is cancelled: then what has come is still published and answered, for which
-    /// `forward_timeout` is the bound. Calls `accepted` at each OK.
+    /// closed or `stop` is cancelled: then what has come is still published and answered. Calls `accepted` at each OK.
     ///
     /// Not cancel safe: dropping it drops what is under way, which callers read as unknown.
     pub(super) async fn run(
@@ -298,8 +310,12 @@ impl Connection {
         }
         let at = Instant::now();
         let mut commands = 0;
+        let limits = Limits {
+            messages_max: self.limits.messages_max.min(self.pace.messages()),
+            ..self.limits
+        };
         while self.output.len() < WRITE_BYTES && !self.queue.is_empty() {
-            let mut parcels = self.queue.next(self.limits);
+            let mut parcels = self.queue.next(limits);
             for stale in parcels.extract_if(.., |parcel| parcel.stale()) {
                 stale.answer(Verdict::NotSent);
             }
@@ -347,6 +363,8 @@ impl Connection {
                     };
                     let sent = sent.ok_or_else(|| Reason::Lost(unexpected(&frame)))?;
                     accepted();
+                    self.pace.answered(self.heard - sent.at.max(self.answered));
+                    self.answered = self.heard;
                     for parcel in sent.parcels {
                         parcel.answer(Verdict::Accepted);
                     }
@@ -386,17 +404,25 @@ impl Connection {
     /// When there is something to check at the latest.
     fn expiry(&self) -> Instant {
         let silent = self.heard + self.silence_max;
-        // Answers come in order: the first command is the one that waits longest.
-        self.unanswered
-            .front()
-            .map_or(silent, |first| silent.min(first.at + self.forward_timeout))
+        self.unanswered_until()
+            .map_or(silent, |until| until.min(silent))
+    }
+
+    /// When the first command, which is the next to be answered, has waited too long. What waits behind
+    /// others that are answered waits for a slow nsqd, not for a dead one: sending it again elsewhere
+    /// would only double it.
+    fn unanswered_until(&self) -> Option<Instant> {
+        let first = self.unanswered.front()?;
+        Some(first.at.max(self.answered) + self.forward_timeout)
     }
 
     fn check(&self) -> Result<(), Reason> {
         let now = Instant::now();
-        let first = self.unanswered.front();
-        if first.is_some_and(|first| now >= first.at + self.forward_timeout) {
-            return Err(Reason::Lost(Fault::NoAnswer));
+        if self.unanswered_until().is_some_and(|until| now >= until) {
+            let first = self.unanswered.front();
+            let messages =
+                first.map_or(0, |first| first.parcels.iter().map(|p| p.batch.len()).sum());
+            return Err(Reason::Lost(Fault::NoAnswer(messages)));
         }
         if now >= self.heard + self.silence_max {
             return Err(Reason::Lost(Fault::Silent));

@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -18,18 +18,25 @@ use crate::forward::Deadline;
 use crate::forward::batch::Batch;
 use crate::forward::connection::{Connection, Ended, Fault, Parcel, Reason, turn_away};
 use crate::forward::metrics::{Metrics, NsqdLabel};
+use crate::forward::pace::Pace;
 use crate::forward::room::Room;
 use crate::forward::settings::Config;
-use crate::forward::verdict::Verdict;
+use crate::forward::verdict::{Verdict, msg_size_limit};
 
-/// One configured nsqd.
+/// What an nsqd that has not named its limit takes.
+const NO_LIMIT: usize = usize::MAX;
+
+/// One nsqd.
 #[derive(Debug)]
 pub(super) struct Nsqd {
     pub(super) address: String,
     pub(super) config: Arc<Config>,
     pub(super) metrics: Metrics,
     pub(super) room: Arc<Room>,
+    pub(super) pace: Arc<Pace>,
     connections: Gauge,
+    /// Its `--max-msg-size`, which it only tells when it refuses.
+    msg_size_max: AtomicUsize,
 }
 
 impl Nsqd {
@@ -41,16 +48,39 @@ impl Nsqd {
         let connections = metrics.connections.get_or_create_owned(&label);
         Self {
             room: Arc::new(Room::new(config.unanswered_bytes_max, used)),
+            pace: Arc::new(Pace::new(config.mpub_messages_max, config.forward_timeout)),
             address,
             config,
             metrics,
             connections,
+            msg_size_max: AtomicUsize::new(NO_LIMIT),
         }
+    }
+
+    /// Whether it has not said that a message of `batch` is too long for it.
+    pub(super) fn fits(&self, batch: &Batch) -> bool {
+        match self.msg_size_max.load(Ordering::Relaxed) {
+            NO_LIMIT => true,
+            limit => batch.bodies.iter().all(|body| body.len() <= limit),
+        }
+    }
+
+    /// Takes note of the limit that a refusal may name.
+    pub(super) fn refused(&self, text: &str) {
+        if let Some(limit) = msg_size_limit(text) {
+            self.msg_size_max.store(limit, Ordering::Relaxed);
+        }
+    }
+
+    /// It may come back with other limits.
+    fn forget_limit(&self) {
+        self.msg_size_max.store(NO_LIMIT, Ordering::Relaxed);
     }
 
     /// Connects to it.
     pub(super) async fn dial(&self) -> Result<Connection, Fault> {
-        Connection::dial(&self.address, &self.config, self.metrics.commands.clone()).await
+        let (pace, commands) = (Arc::clone(&self.pace), self.metrics.commands.clone());
+        Connection::dial(&self.address, &self.config, pace, commands).await
     }
 
     /// Waits for room, gives `batch` to whoever reads `parcels` and waits for its verdict. `Err` is
@@ -214,6 +244,10 @@ impl Link {
             }
             Reason::Lost(error) => {
                 warn!(nsqd = %self.nsqd.address, %error, "connection to nsqd lost");
+                self.nsqd.forget_limit();
+                if let Fault::NoAnswer(messages) = error {
+                    self.nsqd.pace.unanswered(*messages);
+                }
                 backoff.next()
             }
         };
@@ -257,14 +291,14 @@ fn after(ended: &Ended) -> Circuit {
 /// Pauses that double from `min` to `max`, each cut by up to half at random, so that instances do
 /// not dial in step.
 #[derive(Debug)]
-struct Backoff {
+pub(super) struct Backoff {
     min: Duration,
     max: Duration,
     next: Duration,
 }
 
 impl Backoff {
-    fn new(min: Duration, max: Duration) -> Self {
+    pub(super) fn new(min: Duration, max: Duration) -> Self {
         Self {
             min,
             max,
@@ -272,11 +306,11 @@ impl Backoff {
         }
     }
 
-    fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.next = self.min;
     }
 
-    fn next(&mut self) -> Duration {
+    pub(super) fn next(&mut self) -> Duration {
         let full = self.next.min(self.max);
         self.next = full.saturating_mul(2);
         full.mul_f64(0.5 + fastrand::f64() / 2.0)

@@ -1,4 +1,5 @@
-//! This module's metric families. Labels are closed sets: outcomes, and the configured addresses.
+//! This module's metric families. Labels are closed sets, but for the addresses of nsqds, of which
+//! those that are gone are dropped.
 
 use std::fmt::{self, Write as _};
 
@@ -41,11 +42,36 @@ pub struct OutcomeLabel {
     pub outcome: Outcome,
 }
 
-/// Label of one configured nsqd.
+/// Label of one nsqd.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct NsqdLabel {
-    /// Its address, as configured.
+    /// Its address, as configured or as nsqlookupd says.
     pub nsqd: String,
+}
+
+/// What came of a question to an nsqlookupd, as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PollResult {
+    /// It said which nsqds there are.
+    Answered,
+    /// No answer, or none that makes sense.
+    Failed,
+}
+
+impl EncodeLabelValue for PollResult {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::Answered => "answered",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// Label of a question to an nsqlookupd.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PollLabel {
+    /// The result.
+    pub result: PollResult,
 }
 
 /// What forward counts. Cheap to clone.
@@ -59,6 +85,10 @@ pub struct Metrics {
     pub connections: Family<NsqdLabel, Gauge>,
     /// Bytes given to an nsqd and not answered, small messages counted as 512 bytes.
     pub unanswered_bytes: Family<NsqdLabel, Gauge>,
+    /// nsqds that are known, reachable or not.
+    pub known: Gauge,
+    /// Questions to nsqlookupds.
+    pub polls: Family<PollLabel, Counter>,
 }
 
 impl Metrics {
@@ -85,7 +115,31 @@ impl Metrics {
             "Bytes given to nsqd and not answered, by nsqd",
             metrics.unanswered_bytes.clone(),
         );
+        registry.register(
+            "nsqds",
+            "nsqds that are configured or known from nsqlookupd, reachable or not",
+            metrics.known.clone(),
+        );
+        registry.register(
+            "lookupd_polls",
+            "Questions to nsqlookupds, by result",
+            metrics.polls.clone(),
+        );
         metrics
+    }
+
+    /// Drops the series of an nsqd that is gone.
+    pub(super) fn forget(&self, nsqd: &str) {
+        let label = NsqdLabel {
+            nsqd: nsqd.to_owned(),
+        };
+        self.connections.remove(&label);
+        self.unanswered_bytes.remove(&label);
+    }
+
+    /// Counts one question to an nsqlookupd.
+    pub(super) fn polled(&self, result: PollResult) {
+        self.polls.get_or_create(&PollLabel { result }).inc();
     }
 
     /// Counts the facts of one call, one bump for each outcome that occurs.

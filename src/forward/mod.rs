@@ -4,10 +4,14 @@
 mod batch;
 mod bisect;
 mod connection;
+mod discovery;
 mod link;
 pub mod metrics;
+mod nodes;
+mod pace;
 mod pool;
 mod room;
+mod roster;
 mod settings;
 mod verdict;
 

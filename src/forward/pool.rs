@@ -1,8 +1,9 @@
 //! All connections to nsqd as one `Forward`: chooses a connection for each batch, tries another when
 //! it certainly was not sent, and collects the facts. Sends nothing again that may have arrived.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
@@ -10,11 +11,15 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::info;
 
 use crate::forward::batch::{Batch, Limits, split};
 use crate::forward::bisect::{Fact, Search};
-use crate::forward::link::{Circuit, Link, Nsqd};
+use crate::forward::discovery::Discovery;
+use crate::forward::link::{Link, Nsqd};
 use crate::forward::metrics::Metrics;
+use crate::forward::nodes::{Nodes, Topics};
+use crate::forward::roster::{Member, Roster};
 use crate::forward::settings::Config;
 use crate::forward::verdict::{Refusal, Verdict};
 use crate::forward::{Deadline, DueMessage, Error, Forward};
@@ -27,17 +32,19 @@ const REDIAL_WAIT: Duration = Duration::from_millis(100);
 /// Most connections that look for refused messages at the same time.
 const QUESTIONS_MAX: usize = 4;
 
-/// Connections to the configured nsqds.
+/// Connections to all nsqds.
 #[derive(Debug)]
 pub struct NsqdPool {
-    links: Vec<Arc<Link>>,
+    config: Arc<Config>,
+    roster: RwLock<Arc<Roster>>,
     limits: Limits,
-    metrics: Metrics,
+    pub(super) metrics: Metrics,
     /// Number of links that are connected.
-    ready: watch::Receiver<usize>,
+    ready: watch::Sender<usize>,
     /// Where the next choice begins to look, so that equals take turns.
     turn: AtomicUsize,
     questions: Semaphore,
+    tracker: TaskTracker,
     stop: CancellationToken,
 }
 
@@ -50,9 +57,9 @@ enum Fate {
 }
 
 impl NsqdPool {
-    /// Starts dialing every nsqd of `config`, in tasks of `tracker`, until `stop` is cancelled. What
-    /// is under way then is finished within `forward_timeout`; nothing more is taken, so callers
-    /// stop first.
+    /// Starts dialing every nsqd of `config`, and asking every nsqlookupd of it for more, in tasks of
+    /// `tracker`, until `stop` is cancelled. What is under way then is finished within
+    /// `forward_timeout`; nothing more is taken, so callers stop first.
     pub fn start(
         config: Config,
         metrics: Metrics,
@@ -60,76 +67,129 @@ impl NsqdPool {
         stop: CancellationToken,
     ) -> Arc<Self> {
         let config = Arc::new(config);
-        let (ready_sender, ready) = watch::channel(0);
-        let mut links = Vec::new();
-        for address in &config.nsqd_tcp_addresses {
-            let nsqd = Nsqd::new(address.clone(), Arc::clone(&config), metrics.clone());
-            let nsqd = Arc::new(nsqd);
-            for _ in 0..config.connections_per_nsqd.max(1) {
-                let (link, parcels) = Link::new(Arc::clone(&nsqd), ready_sender.clone());
-                let link = Arc::new(link);
-                tracker.spawn(Arc::clone(&link).keep(parcels, stop.clone()));
-                links.push(link);
-            }
-        }
-        Arc::new(Self {
-            links,
+        let pool = Arc::new(Self {
+            roster: RwLock::default(),
             limits: Limits {
                 messages_max: config.mpub_messages_max,
                 bytes_max: config.mpub_bytes_max,
             },
             metrics,
-            ready,
+            ready: watch::Sender::new(0),
             turn: AtomicUsize::new(0),
             questions: Semaphore::new(QUESTIONS_MAX),
+            tracker: tracker.clone(),
             stop,
-        })
+            config: Arc::clone(&config),
+        });
+        pool.learn(Nodes::new());
+        if let Some(discovery) = Discovery::new(&config) {
+            for lookupd in 0..config.lookupd_http_addresses.len() {
+                let (discovery, pool) = (Arc::clone(&discovery), Arc::clone(&pool));
+                let stop = pool.stop.clone();
+                tracker.spawn(discovery.poll(lookupd, pool, stop));
+            }
+        }
+        pool
     }
 
-    /// The usable link whose nsqd has the fewest bytes unanswered. One that has to prove itself gets
-    /// one batch at a time, unless there is no other.
-    fn choose(&self) -> Option<&Link> {
-        let count = self.links.len();
-        let first = self
-            .turn
-            .fetch_add(1, Ordering::Relaxed)
-            .checked_rem(count)?;
-        let in_turn = self.links.iter().cycle().skip(first).take(count);
-        in_turn
-            .filter_map(|link| {
-                let used = link.nsqd.room.used();
-                match link.circuit() {
-                    Circuit::Open => None,
-                    Circuit::HalfOpen => Some((used > 0, used, link)),
-                    Circuit::Closed => Some((false, used, link)),
-                }
-            })
-            .min_by_key(|(on_trial, used, _)| (*on_trial, *used))
-            .map(|(_, _, link)| link.as_ref())
+    /// Takes in which nsqds nsqlookupd knows now: new ones are dialed, those that are gone are closed
+    /// when what is under way to them is answered.
+    pub(super) fn learn(&self, mut nodes: Nodes) {
+        let mut roster = self.roster.write().unwrap_or_else(PoisonError::into_inner);
+        let mut wanted = Vec::new();
+        for address in &self.config.nsqd_tcp_addresses {
+            wanted.push((address.clone(), true, nodes.remove(address)));
+        }
+        let found = nodes.into_iter();
+        wanted.extend(found.map(|(address, topics)| (address, false, Some(topics))));
+        let mut before: HashMap<String, Member> = roster
+            .members
+            .iter()
+            .map(|member| (member.nsqd.address.clone(), member.clone()))
+            .collect();
+        let mut members = Vec::with_capacity(wanted.len());
+        for (address, named, topics) in wanted {
+            let topics = topics.unwrap_or_default();
+            let member = before.remove(&address);
+            let member = member.unwrap_or_else(|| self.dial(address, named));
+            members.push(Member { topics, ..member });
+        }
+        self.metrics
+            .known
+            .set(i64::try_from(members.len()).unwrap_or(i64::MAX));
+        *roster = Arc::new(Roster { members });
+        for (address, gone) in before {
+            info!(nsqd = %address, "nsqlookupd does not know this nsqd any more");
+            gone.stop.cancel();
+            self.metrics.forget(&address);
+        }
     }
 
-    async fn choose_or_wait(&self, deadline: Deadline) -> Option<&Link> {
-        let wait = deadline.left().min(REDIAL_WAIT);
+    /// A new member, whose links begin to dial.
+    fn dial(&self, address: String, named: bool) -> Member {
+        if !named {
+            info!(nsqd = %address, "nsqlookupd knows this nsqd");
+        }
+        let nsqd = Nsqd::new(address, Arc::clone(&self.config), self.metrics.clone());
+        let nsqd = Arc::new(nsqd);
+        let stop = self.stop.child_token();
+        let mut links = Vec::new();
+        for _ in 0..self.config.connections_per_nsqd.max(1) {
+            let (link, parcels) = Link::new(Arc::clone(&nsqd), self.ready.clone());
+            let link = Arc::new(link);
+            self.tracker
+                .spawn(Arc::clone(&link).keep(parcels, stop.clone()));
+            links.push(link);
+        }
+        Member {
+            nsqd,
+            links,
+            named,
+            topics: Topics::default(),
+            stop,
+        }
+    }
+
+    fn roster(&self) -> Arc<Roster> {
+        let roster = self.roster.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&roster)
+    }
+
+    async fn choose_or_wait(&self, batch: &Batch, deadline: Deadline) -> Option<Arc<Link>> {
+        if self.stop.is_cancelled() || self.roster().is_empty() {
+            return None;
+        }
+        let mut ready = self.ready.subscribe();
         let choice = async {
             loop {
-                // A link may break between the two.
-                if let Some(link) = self.choose() {
+                let seen = *ready.borrow_and_update();
+                if let Some(link) = self.roster().choose(batch, &self.turn) {
                     return link;
+                }
+                // None is connected, or none that would take these messages.
+                if seen > 0 && ready.changed().await.is_err() {
+                    std::future::pending::<()>().await;
                 }
                 self.wait_ready().await;
             }
         };
-        if self.links.is_empty() || self.stop.is_cancelled() {
-            return None;
-        }
+        let wait = deadline.left().min(REDIAL_WAIT);
         timeout(wait, choice).await.ok()
     }
 
     /// Completes when some link is connected. Cancel safe.
-    async fn wait_ready(&self) {
-        let mut ready = self.ready.clone();
+    pub(super) async fn wait_ready(&self) {
+        let mut ready = self.ready.subscribe();
         if ready.wait_for(|count| *count > 0).await.is_err() {
-            // All links have stopped for good.
+            // Cannot be: the sender is our own.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Completes when no link is connected. Cancel safe.
+    pub(super) async fn wait_unavailable(&self) {
+        let mut ready = self.ready.subscribe();
+        if ready.wait_for(|count| *count == 0).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -140,9 +200,13 @@ impl NsqdPool {
             if deadline.passed() {
                 break;
             }
-            let Some(link) = self.choose_or_wait(deadline).await else {
+            let Some(link) = self.choose_or_wait(&batch, deadline).await else {
                 break;
             };
+            let pace = link.nsqd.pace.messages();
+            if batch.len() > pace {
+                return Box::pin(self.deliver_parts(&batch, pace, deadline)).await;
+            }
             let Some((back, verdict)) = link.ask(batch, deadline).await else {
                 return Fate::Each(Vec::new());
             };
@@ -151,12 +215,28 @@ impl NsqdPool {
                 Verdict::Unknown => return Fate::Same(back.indexes, Err(Error::Unknown)),
                 Verdict::NotSent => batch = back,
                 Verdict::Refused(refusal) => {
+                    link.nsqd.refused(&refusal.text);
                     let search = self.search(&link.nsqd, deadline, back, refusal);
                     return Fate::Each(Box::pin(search).await);
                 }
             }
         }
         Fate::Same(batch.indexes, Err(Error::NotSent))
+    }
+
+    /// Delivers `batch` in parts of so many messages, each wherever it suits best.
+    async fn deliver_parts(&self, batch: &Batch, messages: usize, deadline: Deadline) -> Fate {
+        let starts = (0..batch.len()).step_by(messages);
+        let parts = starts.map(|start| batch.part(start..start + messages));
+        let fates = join_all(parts.map(|part| self.deliver(part, deadline))).await;
+        let facts = fates.into_iter().flat_map(|fate| match fate {
+            Fate::Same(indexes, fact) => indexes
+                .into_iter()
+                .map(|index| (index, fact.clone()))
+                .collect(),
+            Fate::Each(facts) => facts,
+        });
+        Fate::Each(facts.collect())
     }
 
     async fn search(
@@ -166,17 +246,11 @@ impl NsqdPool {
         batch: Batch,
         refusal: Refusal,
     ) -> Vec<Fact> {
-        let mut others: Vec<Arc<Nsqd>> = Vec::new();
-        for link in &self.links {
-            let known = others.iter().any(|other| Arc::ptr_eq(other, &link.nsqd));
-            let same = std::ptr::eq(nsqd, link.nsqd.as_ref());
-            if !known && !same && link.circuit() != Circuit::Open {
-                others.push(Arc::clone(&link.nsqd));
-            }
-        }
+        let (others, complete) = self.roster().others(nsqd);
         let search = Search {
             nsqd,
             others,
+            complete,
             deadline,
             questions: &self.questions,
             stop: &self.stop,

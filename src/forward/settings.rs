@@ -8,12 +8,16 @@ pub struct Config {
     /// `host:port` of each nsqd's TCP door. One or several; with several, any of them may get a
     /// message.
     pub nsqd_tcp_addresses: Vec<String>,
+    /// `host:port` of each nsqlookupd's HTTP door. What they know is used beside the addresses above.
+    pub lookupd_http_addresses: Vec<String>,
+    /// Time between two questions to an nsqlookupd.
+    pub lookupd_poll_interval: Duration,
     /// Connections to each nsqd. One is enough for most: commands on it are pipelined.
     pub connections_per_nsqd: usize,
     /// How long connecting and IDENTIFY may take together.
     pub dial_timeout: Duration,
-    /// How long nsqd may take to answer a command before its outcome counts as unknown. Well below
-    /// the claim's life, so that there is time left to send again under the same claim.
+    /// How long nsqd may answer nothing while a command waits, before the outcome of all that wait counts
+    /// as unknown. Well below the claim's life, so that there is time left to send again under the same claim.
     pub forward_timeout: Duration,
     /// Heartbeat interval that we ask nsqd for: 1 s to 60 s. Silence of twice as long ends a
     /// connection.

@@ -54,9 +54,27 @@ pub(super) fn meaning(text: &str) -> Meaning {
     }
 }
 
+/// The limit in `E_BAD_MESSAGE PUB message too big 2000 > 1024`.
+pub(super) fn msg_size_limit(text: &str) -> Option<usize> {
+    let (_, sizes) = text.split_once("message too big ")?;
+    sizes.split_once(" > ")?.1.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_tells_the_limit_of_a_message() {
+        let limit = |text| msg_size_limit(text);
+        assert_eq!(
+            limit("E_BAD_MESSAGE MPUB message too big 2000 > 1024"),
+            Some(1024)
+        );
+        assert_eq!(limit("E_BAD_BODY MPUB body too big 9 > 8"), None);
+        assert_eq!(limit("E_BAD_MESSAGE PUB message too big"), None);
+        assert_eq!(limit("E_BAD_MESSAGE PUB message too big 1 > x"), None);
+    }
 
     #[test]
     fn errors_of_nsqd_are_understood() {

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::message::TopicName;
+use crate::transport::Compression;
+use crate::transport::tls::Peer;
 
 /// What `/stats` says of one connected producer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +25,14 @@ pub struct ClientStats {
     pub message_count: u64,
     /// The same by topic.
     pub pub_counts: BTreeMap<TopicName, u64>,
+    /// From IDENTIFY.
+    pub sample_rate: i32,
+    /// If it is in TLS, in which.
+    pub tls: Option<Peer>,
+    /// The compression that it uses.
+    pub compression: Option<Compression>,
+    /// Who it is, and where more is said of it, since its AUTH.
+    pub identity: Option<(String, String)>,
 }
 
 impl ClientStats {

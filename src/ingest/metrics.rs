@@ -43,6 +43,8 @@ pub enum Reason {
     TooBig,
     /// The id is taken, or was cancelled.
     Conflict,
+    /// Who asks may not, or has not said who it is.
+    Unauthorized,
     /// Redis did not take it.
     Store,
     /// Redis did not answer: the outcome is unknown.
@@ -59,6 +61,7 @@ impl EncodeLabelValue for Reason {
             Self::Invalid => "invalid",
             Self::TooBig => "too_big",
             Self::Conflict => "conflict",
+            Self::Unauthorized => "unauthorized",
             Self::Store => "store",
             Self::Unknown => "unknown",
             Self::Overload => "overload",
@@ -125,6 +128,34 @@ pub struct CancelLabel {
     pub result: CancelResult,
 }
 
+/// What became of a message that was handed to nsqd at once, as a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Handed {
+    /// nsqd took it.
+    Taken,
+    /// nsqd did not take it: it was stored.
+    NotTaken,
+    /// nsqd may have taken it: it was stored too, and may come twice.
+    Maybe,
+}
+
+impl EncodeLabelValue for Handed {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::Taken => "taken",
+            Self::NotTaken => "not_taken",
+            Self::Maybe => "maybe",
+        })
+    }
+}
+
+/// Label of what was handed to nsqd at once.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HandedLabel {
+    /// The result.
+    pub result: Handed,
+}
+
 /// What the doors count. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
@@ -132,6 +163,8 @@ pub struct Metrics {
     pub accepted: Family<DoorLabel, Counter>,
     /// Messages refused.
     pub refused: Family<RefusedLabel, Counter>,
+    /// Messages handed to nsqd at once, with `passthrough`.
+    pub handed: Family<HandedLabel, Counter>,
     /// Cancels answered.
     pub cancelled: Family<CancelLabel, Counter>,
     /// Connections open now.
@@ -157,6 +190,11 @@ impl Metrics {
             "messages_refused",
             "Messages refused, by door and reason",
             metrics.refused.clone(),
+        );
+        registry.register(
+            "messages_passed_through",
+            "Messages without a delay, handed to nsqd at once, by result",
+            metrics.handed.clone(),
         );
         registry.register(
             "messages_cancelled",

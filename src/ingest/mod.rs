@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+pub mod access;
 mod api_v1;
 pub mod clients;
 pub mod http;
@@ -13,11 +14,17 @@ pub mod metrics;
 mod nsqd_http;
 mod openapi;
 mod ops_http;
+pub mod passthrough;
 mod problem;
 pub mod reply;
 mod session;
 
+use access::{Access, Hosts};
+use tokio_rustls::rustls::ServerConfig;
+
+use crate::ingest::passthrough::Passthrough;
 use crate::message::{Delay, Due, Message};
+use crate::nsq::identify::Offers;
 use crate::store::{Error, Receipt, ScheduleStore};
 
 /// What the doors are told by the configuration; see `config/default.toml` for each key.
@@ -39,6 +46,52 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// Most message bytes of one connection that are read and not yet answered.
     pub connection_in_flight_bytes_max: usize,
+    /// What connections may be carried in beside plain TCP.
+    pub transports: Transports,
+    /// Who may do what. `None`: everybody everything.
+    pub access: Option<Arc<Access>>,
+    /// Names of this instance, for browsers.
+    pub hosts: Hosts,
+}
+
+/// What connections may be carried in; by default, nothing but plain TCP.
+#[derive(Debug, Clone, Default)]
+pub struct Transports {
+    /// TLS, if there is a certificate.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Who must use it; `Nobody` without a certificate.
+    pub tls_required: TlsRequired,
+    /// Whether a client may ask for snappy.
+    pub snappy: bool,
+    /// Whether a client may ask for deflate, and the highest level of it, 1 to 9.
+    pub deflate: bool,
+    /// Also told to clients that do not ask.
+    pub max_deflate_level: u32,
+}
+
+/// For whom TLS is no choice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TlsRequired {
+    /// Everybody may do without.
+    #[default]
+    Nobody,
+    /// Over TCP all must use it; HTTP without stays open.
+    Tcp,
+    /// The HTTP door refuses too.
+    Everybody,
+}
+
+impl Transports {
+    /// What IDENTIFY may ask for.
+    fn offers(&self, auth_required: bool) -> Offers {
+        Offers {
+            tls: self.tls.is_some(),
+            snappy: self.snappy,
+            deflate: self.deflate,
+            max_deflate_level: self.max_deflate_level,
+            auth_required,
+        }
+    }
 }
 
 /// The way of every message into the store.
@@ -48,12 +101,33 @@ pub struct Intake {
     pub store: Arc<dyn ScheduleStore>,
     /// What the doors are told.
     pub config: Arc<Config>,
+    /// The way past the store, if there is to be one.
+    pub passthrough: Option<Arc<Passthrough>>,
 }
 
 impl Intake {
     /// Stores all of `messages` or none. Topic, size and delay have been checked by the door.
     pub async fn accept(&self, messages: Vec<Message>) -> Result<Vec<Receipt>, Error> {
         self.store.schedule(messages).await
+    }
+
+    /// Takes `messages` as nsqd would: what has no delay may go past the store, and then has no
+    /// receipt. Checked as for [`Self::accept`]. When the store is needed and fails, some may have
+    /// gone.
+    pub async fn publish(&self, messages: Vec<Message>) -> Result<Vec<Receipt>, Error> {
+        let left = match &self.passthrough {
+            Some(way) if messages.iter().all(Passthrough::suits) => way.hand_over(messages).await,
+            _ => messages,
+        };
+        if left.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.accept(left).await
+    }
+
+    /// Whether `message` would be offered to nsqd before the store.
+    fn passes(&self, message: &Message) -> bool {
+        self.passthrough.is_some() && Passthrough::suits(message)
     }
 
     /// The latest moment that may be asked for now.

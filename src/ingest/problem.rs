@@ -98,6 +98,14 @@ codes! {
     InvalidPageToken = BAD_REQUEST, "invalid_page_token", "The page token is not valid";
     /// Bad chunks, a client that went away or stalled.
     BodyUnreadable = BAD_REQUEST, "body_unreadable", "The body could not be read";
+    /// Nobody has said who it is, or nobody knows it.
+    Unauthenticated = UNAUTHORIZED, "unauthenticated", "A token is needed";
+    /// Not with these roles, or not with this topic.
+    Forbidden = FORBIDDEN, "forbidden", "This is not allowed";
+    /// A browser went to a name that is not ours.
+    HostNotAllowed = FORBIDDEN, "host_not_allowed", "The host is not known here";
+    /// A browser shows a page that is not ours.
+    OriginNotAllowed = FORBIDDEN, "origin_not_allowed", "The origin is not allowed";
     /// No such path.
     RouteNotFound = NOT_FOUND, "route_not_found", "There is nothing at this path";
     /// No such message.
@@ -120,6 +128,8 @@ codes! {
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "The media type is not supported";
     /// A bug, or something alien in Redis.
     Internal = INTERNAL_SERVER_ERROR, "internal", "Something went wrong here";
+    /// Who it is cannot be found out now.
+    AuthUnavailable = SERVICE_UNAVAILABLE, "auth_unavailable", "No auth server answers";
     /// Nothing happened.
     StoreUnavailable = SERVICE_UNAVAILABLE, "store_unavailable", "Redis is not reachable";
     /// Nothing happened.
@@ -145,6 +155,11 @@ impl Code {
                 Reason::Conflict
             }
             Self::StoreUnavailable | Self::StoreRefused | Self::Internal => Reason::Store,
+            Self::Unauthenticated
+            | Self::Forbidden
+            | Self::HostNotAllowed
+            | Self::OriginNotAllowed
+            | Self::AuthUnavailable => Reason::Unauthorized,
             Self::OutcomeUnknown => Reason::Unknown,
             Self::Overloaded => Reason::Overload,
             Self::Starting | Self::Draining => Reason::Draining,
@@ -284,6 +299,10 @@ impl From<Error> for Problem {
                 Code::MessageCancelled,
                 "The message with this id was cancelled; use another id.",
             ),
+            ErrorKind::Forbidden => (
+                Code::Forbidden,
+                "What the token grants does not cover this.",
+            ),
             ErrorKind::BadPageToken => (
                 Code::InvalidPageToken,
                 "The page token is not one that was given for this query.",
@@ -304,7 +323,10 @@ impl From<Error> for Problem {
 /// What a client did needs no line in the log; what Redis did does.
 pub(super) fn log(error: &Error) {
     match error.kind {
-        ErrorKind::Conflict | ErrorKind::Cancelled | ErrorKind::BadPageToken => {}
+        ErrorKind::Conflict
+        | ErrorKind::Cancelled
+        | ErrorKind::Forbidden
+        | ErrorKind::BadPageToken => {}
         ErrorKind::Unavailable
         | ErrorKind::Unknown
         | ErrorKind::Refused

@@ -66,9 +66,10 @@ pub fn refusal(asked: Asked, kind: ErrorKind) -> Refusal {
             ErrorCode::Conflict,
             "a message with this id was cancelled within the dedupe window",
         ),
-        ErrorKind::BadPageToken | ErrorKind::SessionLost | ErrorKind::Corrupt => {
-            (asked.failed(), "internal error, see the log")
-        }
+        ErrorKind::BadPageToken
+        | ErrorKind::SessionLost
+        | ErrorKind::Corrupt
+        | ErrorKind::Forbidden => (asked.failed(), "internal error, see the log"),
     };
     Refusal::new(code, format!("{} failed {why}", asked.name()))
 }
@@ -78,6 +79,7 @@ pub fn reason(kind: ErrorKind) -> Reason {
     match kind {
         ErrorKind::Conflict | ErrorKind::Cancelled => Reason::Conflict,
         ErrorKind::Unknown => Reason::Unknown,
+        ErrorKind::Forbidden => Reason::Unauthorized,
         ErrorKind::Unavailable
         | ErrorKind::Refused
         | ErrorKind::BadPageToken
@@ -104,6 +106,7 @@ pub fn http(kind: ErrorKind) -> HttpError {
         ErrorKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "STORE_UNAVAILABLE"),
         ErrorKind::Unknown => (StatusCode::SERVICE_UNAVAILABLE, "OUTCOME_UNKNOWN"),
         ErrorKind::Refused => (StatusCode::SERVICE_UNAVAILABLE, "STORE_REFUSED"),
+        ErrorKind::Forbidden => (StatusCode::FORBIDDEN, "FORBIDDEN"),
         ErrorKind::Conflict => (StatusCode::CONFLICT, "ID_CONFLICT"),
         ErrorKind::Cancelled => (StatusCode::CONFLICT, "ID_CANCELLED"),
         ErrorKind::BadPageToken | ErrorKind::SessionLost | ErrorKind::Corrupt => {

@@ -47,6 +47,13 @@ pub enum Command {
         /// What.
         bodies: Bodies,
     },
+    /// The line of an MPUB or MDPUB has come, its body not yet; only where that is asked for.
+    Ahead {
+        /// Which of them.
+        name: &'static str,
+        /// Where to.
+        topic: TopicName,
+    },
     /// Our extension: do not deliver the message with this id, as the client gave it.
     Cancel(Bytes),
     /// A sign of life. Has no answer.

@@ -47,6 +47,10 @@ pub struct Decoder {
     state: State,
     /// A producer mostly stays with one topic: its name is checked and allocated once.
     last_topic: Option<TopicName>,
+    /// Nothing but IDENTIFY is taken, as the connection is not in TLS yet.
+    tls_missing: bool,
+    /// The line of an MPUB is told before its body is read.
+    announcing: bool,
 }
 
 /// What the next bytes are.
@@ -94,7 +98,19 @@ impl Decoder {
             limits,
             state: AT_LINE,
             last_topic: None,
+            tls_missing: false,
+            announcing: false,
         }
+    }
+
+    /// Whether [`Command::Ahead`] comes before each MPUB and MDPUB.
+    pub fn set_announcing(&mut self, announcing: bool) {
+        self.announcing = announcing;
+    }
+
+    /// Whether nothing but IDENTIFY is taken, until the connection is in TLS.
+    pub fn set_tls_missing(&mut self, missing: bool) {
+        self.tls_missing = missing;
     }
 
     /// Takes the next command off the front of `buffer`; `None`: more bytes are needed. After an
@@ -126,10 +142,18 @@ impl Decoder {
                             return Ok(Some(command));
                         }
                         Line::Single(head) => State::Single { head, size: None },
-                        Line::Many(head) => State::Many {
-                            head,
-                            next: Part::BodySize,
-                        },
+                        Line::Many(head) => {
+                            let ahead = self.announcing.then(|| Command::Ahead {
+                                name: head.name(),
+                                topic: head.topic.clone(),
+                            });
+                            let next = Part::BodySize;
+                            self.state = State::Many { head, next };
+                            if ahead.is_some() {
+                                return Ok(ahead);
+                            }
+                            continue;
+                        }
                     };
                 }
                 State::Single { head, size } => {
@@ -168,12 +192,20 @@ impl Decoder {
     /// Whether the bytes so far, `buffer` being what [`Self::decode`] has left, are the beginning of
     /// an IDENTIFY.
     pub fn identify_has_begun(&self, buffer: &[u8]) -> bool {
+        self.has_begun(b"IDENTIFY", buffer, |head| matches!(head, Single::Identify))
+    }
+
+    /// The same of an AUTH.
+    pub fn auth_has_begun(&self, buffer: &[u8]) -> bool {
+        self.has_begun(b"AUTH", buffer, |head| matches!(head, Single::Auth))
+    }
+
+    fn has_begun(&self, name: &[u8], buffer: &[u8], is: fn(&Single) -> bool) -> bool {
         match &self.state {
             State::Line { .. } => {
-                !buffer.is_empty()
-                    && (b"IDENTIFY".starts_with(buffer) || buffer.starts_with(b"IDENTIFY"))
+                !buffer.is_empty() && (name.starts_with(buffer) || buffer.starts_with(name))
             }
-            State::Single { head, .. } => matches!(head, Single::Identify),
+            State::Single { head, .. } => is(head),
             State::Many { .. } => false,
         }
     }
@@ -182,6 +214,10 @@ impl Decoder {
         let invalid = |text: &[u8]| Refusal::new(ErrorCode::Invalid, text);
         let mut params = line.split(|byte| *byte == b' ');
         let name = params.next().unwrap_or_default();
+        if self.tls_missing && name != b"IDENTIFY" {
+            let text = [b"cannot ", name, b" in current state (TLS required)"].concat();
+            return Err(invalid(&text));
+        }
         match name {
             b"PUB" => {
                 let topic = params.next().ok_or_else(|| insufficient("PUB"))?;

@@ -19,8 +19,16 @@ pub enum ErrorCode {
     BadMessage,
     /// The body of IDENTIFY, AUTH or MPUB is of invalid size, or cut off, or says something invalid.
     BadBody,
+    /// What IDENTIFY asked for could not be done.
+    IdentifyFailed,
     /// AUTH, where none is asked for.
     AuthDisabled,
+    /// A command that needs AUTH first.
+    AuthFirst,
+    /// Who it is could not be found out.
+    AuthFailed,
+    /// Who it is may not do this.
+    Unauthorized,
     /// The store did not take the message of a PUB.
     PubFailed,
     /// The store did not take the messages of an MPUB.
@@ -46,7 +54,11 @@ impl ErrorCode {
             Self::BadTopic => "E_BAD_TOPIC",
             Self::BadMessage => "E_BAD_MESSAGE",
             Self::BadBody => "E_BAD_BODY",
+            Self::IdentifyFailed => "E_IDENTIFY_FAILED",
             Self::AuthDisabled => "E_AUTH_DISABLED",
+            Self::AuthFirst => "E_AUTH_FIRST",
+            Self::AuthFailed => "E_AUTH_FAILED",
+            Self::Unauthorized => "E_UNAUTHORIZED",
             Self::PubFailed => "E_PUB_FAILED",
             Self::MpubFailed => "E_MPUB_FAILED",
             Self::DpubFailed => "E_DPUB_FAILED",
@@ -55,6 +67,14 @@ impl ErrorCode {
             Self::InFlight => "E_IN_FLIGHT",
             Self::CancelFailed => "E_CANCEL_FAILED",
         }
+    }
+
+    /// Whether it is about who may do what.
+    pub fn is_of_auth(self) -> bool {
+        matches!(
+            self,
+            Self::AuthFirst | Self::AuthFailed | Self::Unauthorized
+        )
     }
 
     /// Whether the connection is closed after it. All that a producer can get from nsqd is fatal;

@@ -25,6 +25,36 @@ pub struct Identify {
     output_buffer_timeout: i64,
     sample_rate: i32,
     msg_timeout: i64,
+    tls: bool,
+    snappy: bool,
+    deflate: bool,
+    deflate_level: i64,
+}
+
+/// What a door has to offer beside the plain protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offers {
+    /// TLS.
+    pub tls: bool,
+    /// Snappy.
+    pub snappy: bool,
+    /// Deflate.
+    pub deflate: bool,
+    /// Highest level of deflate, 1 to 9.
+    pub max_deflate_level: u32,
+    /// Whether AUTH must come before anything is published.
+    pub auth_required: bool,
+}
+
+/// What becomes of a connection after the answer to IDENTIFY.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Upgrades {
+    /// It goes on in TLS.
+    pub tls: bool,
+    /// Then it goes on in snappy.
+    pub snappy: bool,
+    /// Or in deflate, with this level.
+    pub deflate_level: Option<u32>,
 }
 
 /// What holds for a connection. A repeated IDENTIFY changes what it names.
@@ -35,7 +65,8 @@ pub struct Negotiated {
     heartbeat_interval_max: Duration,
     output_buffer_size: i64,
     output_buffer_timeout_ms: i64,
-    sample_rate: i32,
+    /// Only repeated to the client, and shown.
+    pub sample_rate: i32,
     msg_timeout_ms: i64,
 }
 
@@ -51,7 +82,7 @@ const OUTPUT_BUFFER_TIMEOUT_MS: i64 = 250;
 const OUTPUT_BUFFER_TIMEOUT_MS_MIN: i64 = 25;
 const OUTPUT_BUFFER_TIMEOUT_MS_MAX: i64 = 30_000;
 const SAMPLE_RATE_MAX: i32 = 99;
-const DEFLATE_LEVEL: i64 = 6;
+const DEFLATE_LEVEL: u32 = 6;
 const HEARTBEAT_INTERVAL_MS_MIN: i64 = 1000;
 
 impl Identify {
@@ -76,13 +107,11 @@ impl Identify {
         if let Some((_, field)) = texts.iter_mut().find(|(name, _)| key_is(key, name)) {
             return text(value, field);
         }
-        // Of the upgrades only the type matters: none is enabled.
-        let (mut tls, mut deflate, mut snappy, mut deflate_level) = (false, false, false, 0);
         let mut flags = [
             ("feature_negotiation", &mut self.feature_negotiation),
-            ("tls_v1", &mut tls),
-            ("deflate", &mut deflate),
-            ("snappy", &mut snappy),
+            ("tls_v1", &mut self.tls),
+            ("deflate", &mut self.deflate),
+            ("snappy", &mut self.snappy),
         ];
         if let Some((_, field)) = flags.iter_mut().find(|(name, _)| key_is(key, name)) {
             return flag(value, field);
@@ -92,7 +121,7 @@ impl Identify {
             ("output_buffer_size", &mut self.output_buffer_size),
             ("output_buffer_timeout", &mut self.output_buffer_timeout),
             ("msg_timeout", &mut self.msg_timeout),
-            ("deflate_level", &mut deflate_level),
+            ("deflate_level", &mut self.deflate_level),
         ];
         if let Some((_, field)) = integers.iter_mut().find(|(name, _)| key_is(key, name)) {
             return integer(value, &mut **field);
@@ -195,12 +224,25 @@ impl Negotiated {
         Ok(())
     }
 
-    /// The body of the response to `asked`, in nsqd's order of keys. The upgrades are refused by
-    /// saying `false`, as by an nsqd that has them off.
-    pub fn response(&self, asked: &Identify) -> Bytes {
+    /// The body of the response to `asked`, in nsqd's order of keys, and what follows it. An upgrade is
+    /// granted when it is asked for and offered: clients act on the answer alone.
+    pub fn response(&self, asked: &Identify, offers: Offers) -> Result<(Bytes, Upgrades), Refusal> {
         if !asked.feature_negotiation {
-            return Bytes::from_static(OK_BODY);
+            return Ok((Bytes::from_static(OK_BODY), Upgrades::default()));
         }
+        let tls = asked.tls && offers.tls;
+        let snappy = asked.snappy && offers.snappy;
+        let deflate = asked.deflate && offers.deflate;
+        if snappy && deflate {
+            let text = "cannot enable both deflate and snappy compression";
+            return Err(Refusal::new(ErrorCode::IdentifyFailed, text));
+        }
+        let max = offers.max_deflate_level;
+        let level = match u32::try_from(asked.deflate_level) {
+            Ok(level @ 1..) if deflate => level.min(max),
+            _ if deflate && asked.deflate_level > 0 => max,
+            _ => DEFLATE_LEVEL.min(max),
+        };
         let Self {
             output_buffer_size,
             output_buffer_timeout_ms,
@@ -208,15 +250,22 @@ impl Negotiated {
             msg_timeout_ms,
             ..
         } = self;
-        Bytes::from(format!(
+        let auth_required = offers.auth_required;
+        let body = Bytes::from(format!(
             "{{\"max_rdy_count\":{MAX_RDY_COUNT},\"version\":\"{NSQD_VERSION}\",\
              \"max_msg_timeout\":{MAX_MSG_TIMEOUT_MS},\"msg_timeout\":{msg_timeout_ms},\
-             \"tls_v1\":false,\"deflate\":false,\"deflate_level\":{DEFLATE_LEVEL},\
-             \"max_deflate_level\":{DEFLATE_LEVEL},\"snappy\":false,\
-             \"sample_rate\":{sample_rate},\"auth_required\":false,\
+             \"tls_v1\":{tls},\"deflate\":{deflate},\"deflate_level\":{level},\
+             \"max_deflate_level\":{max},\"snappy\":{snappy},\
+             \"sample_rate\":{sample_rate},\"auth_required\":{auth_required},\
              \"output_buffer_size\":{output_buffer_size},\
              \"output_buffer_timeout\":{output_buffer_timeout_ms}}}"
-        ))
+        ));
+        let upgrades = Upgrades {
+            tls,
+            snappy,
+            deflate_level: deflate.then_some(level),
+        };
+        Ok((body, upgrades))
     }
 }
 

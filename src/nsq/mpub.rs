@@ -30,7 +30,7 @@ pub(super) enum Part {
 }
 
 impl Many {
-    fn name(&self) -> &'static str {
+    pub(super) fn name(&self) -> &'static str {
         match self.delay {
             None => "MPUB",
             Some(_) => "MDPUB",

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::store::names::Names;
 use crate::store::script::Scripts;
 
 /// First pause before connecting again; doubles up to [`RECONNECT_MAX`], with jitter.
@@ -22,16 +23,24 @@ const RECONNECT_MAX: Duration = Duration::from_secs(1);
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Where all links of a store lead.
+#[derive(Debug, Clone)]
+pub(super) struct Server {
+    pub(super) client: Client,
+    pub(super) request_timeout: Duration,
+    /// What must lie there.
+    pub(super) names: Names,
+    /// Rung when any link of the store has failed: the others look whether they still live.
+    pub(super) suspect: Arc<Notify>,
+}
+
 /// A multiplexed connection that is replaced, visibly, when it fails.
 #[derive(Debug)]
 pub(super) struct Link {
     purpose: &'static str,
-    client: Client,
-    request_timeout: Duration,
+    server: Server,
     current: watch::Sender<Option<Connected>>,
     failed: Notify,
-    /// Rung when any link of the store has failed: the others look whether they still live.
-    suspect: Arc<Notify>,
     /// 1 while there is a connection.
     up: Option<Gauge>,
 }
@@ -53,9 +62,7 @@ impl Link {
     /// Begins to connect, and to connect again after each failure, until `stop`.
     pub(super) fn start(
         purpose: &'static str,
-        client: Client,
-        request_timeout: Duration,
-        suspect: Arc<Notify>,
+        server: Server,
         up: Option<Gauge>,
         tracker: &TaskTracker,
         stop: CancellationToken,
@@ -63,11 +70,9 @@ impl Link {
         let (current, _) = watch::channel(None);
         let link = Arc::new(Self {
             purpose,
-            client,
-            request_timeout,
+            server,
             current,
             failed: Notify::new(),
-            suspect,
             up,
         });
         let keeper = Arc::clone(&link);
@@ -115,7 +120,7 @@ impl Link {
             // Before the keeper is told: only it sets the gauge again.
             self.count_up(0);
             self.failed.notify_one();
-            self.suspect.notify_waiters();
+            self.server.suspect.notify_waiters();
         }
     }
 
@@ -140,7 +145,7 @@ impl Link {
             loop {
                 tokio::select! {
                     () = self.failed.notified() => break,
-                    () = self.suspect.notified() => {
+                    () = self.server.suspect.notified() => {
                         let mut probe = connection.clone();
                         let alive = redis::cmd("PING").query_async::<()>(&mut probe).await;
                         if alive.is_err() {
@@ -176,11 +181,13 @@ impl Link {
     async fn try_connect(&self) -> Result<MultiplexedConnection, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(self.request_timeout));
+            .set_response_timeout(Some(self.server.request_timeout));
         let mut connection = self
+            .server
             .client
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
+        self.server.names.confirm(&mut connection).await?;
         Scripts::load(&mut connection).await?;
         Ok(connection)
     }

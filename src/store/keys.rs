@@ -7,7 +7,7 @@
 use crate::shard::ShardId;
 
 /// The keys of one namespace.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Namespace(String);
 
 impl Namespace {

@@ -14,6 +14,7 @@ mod keys;
 mod listing;
 mod lookup;
 mod metrics;
+mod names;
 mod pack;
 mod packing;
 mod parking;
@@ -65,6 +66,8 @@ pub enum ErrorKind {
     Conflict,
     /// A message with this id was cancelled within `dedupe_window`: nothing happened.
     Cancelled,
+    /// Who asks may not: nothing happened. The doors' own; Redis never says so.
+    Forbidden,
     /// The page token is not one of ours, or belongs to another query.
     BadPageToken,
     /// The connection that the claim was taken on is gone: forget the session, claim anew.
@@ -99,6 +102,7 @@ impl fmt::Display for Error {
             ErrorKind::Refused => "redis refused the write",
             ErrorKind::Conflict => "the id is taken by another message",
             ErrorKind::Cancelled => "a message with this id was cancelled",
+            ErrorKind::Forbidden => "who asks may not do this",
             ErrorKind::BadPageToken => "the page token is not valid",
             ErrorKind::SessionLost => "the connection of the claim is gone",
             ErrorKind::Corrupt => "redis holds something that nsqdelayd did not write",

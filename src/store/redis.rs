@@ -16,7 +16,7 @@ use crate::message::{Due, Message, UnixMs};
 use crate::monotonic::boottime;
 use crate::store::checks::{self, StartError};
 use crate::store::clock::Clock;
-use crate::store::connect::Link;
+use crate::store::connect::{Link, Server};
 use crate::store::core::Core;
 use crate::store::dead;
 use crate::store::keys::Namespace;
@@ -62,14 +62,15 @@ impl RedisStore {
         let keys = Namespace::new(&config.namespace);
         let mut setup = first_connection(&client, &url, config.request_timeout).await?;
         checks::check(&mut setup, &config, &url).await?;
-        let (topology, id_key) = settle_names(&mut setup, &keys, &config, &url).await?;
+        let (names, topology, id_key) = settle_names(&mut setup, &keys, &config, &url).await?;
         let metrics = Metrics::register(registry);
-        let suspect = Arc::new(Notify::new());
-        let link = |purpose, up| {
-            let (client, suspect) = (client.clone(), Arc::clone(&suspect));
-            let (timeout, stop) = (config.request_timeout, stop.clone());
-            Link::start(purpose, client, timeout, suspect, up, tracker, stop)
+        let server = Server {
+            client: client.clone(),
+            request_timeout: config.request_timeout,
+            names,
+            suspect: Arc::new(Notify::new()),
         };
+        let link = |purpose, up| Link::start(purpose, server.clone(), up, tracker, stop.clone());
         let core = Arc::new(Core {
             keys: keys.clone(),
             topology,

@@ -7,10 +7,11 @@ use redis::Client;
 use redis::aio::MultiplexedConnection;
 
 use crate::id::IdKey;
-use crate::shard::{Generation, Topology};
+use crate::shard::Topology;
 use crate::store::checks::StartError;
 use crate::store::core::Core;
 use crate::store::keys::Namespace;
+use crate::store::names::Names;
 use crate::store::settings::Config;
 
 /// How long Redis may be away at start.
@@ -51,42 +52,13 @@ pub(super) async fn settle_names(
     keys: &Namespace,
     config: &Config,
     url: &str,
-) -> Result<(Topology, IdKey), StartError> {
-    let away = |error: redis::RedisError| StartError::Away {
+) -> Result<(Names, Topology, IdKey), StartError> {
+    let settled = Names::settle(connection, keys, config.shards).await;
+    let names = settled.map_err(|error| StartError::Away {
         url: url.to_owned(),
         why: error.to_string(),
-    };
-    let mut pipeline = redis::Pipeline::new();
-    let secret: [u8; 16] = std::array::from_fn(|_| fastrand::u8(..));
-    pipeline
-        .cmd("SET")
-        .arg(keys.topology())
-        .arg(format!("1 {}", config.shards))
-        .arg("NX")
-        .ignore();
-    pipeline
-        .cmd("SET")
-        .arg(keys.secret())
-        .arg(&secret[..])
-        .arg("NX")
-        .ignore();
-    pipeline.cmd("GET").arg(keys.topology());
-    pipeline.cmd("GET").arg(keys.secret());
-    let (topology, secret): (String, Vec<u8>) =
-        pipeline.query_async(connection).await.map_err(away)?;
-    let foreign = |key| move || StartError::Foreign { key };
-    let parse = || {
-        let (generation, shards) = topology.split_once(' ')?;
-        let generation = Generation(generation.parse().ok()?);
-        Some(Topology {
-            generation,
-            shards: shards.parse().ok().filter(|n| *n > 0)?,
-        })
-    };
-    let topology = parse().ok_or_else(foreign(keys.topology()))?;
-    let secret = <[u8; 16]>::try_from(secret)
-        .ok()
-        .ok_or_else(foreign(keys.secret()))?;
+    })?;
+    let (topology, id_key) = names.parse()?;
     if topology.shards != config.shards {
         tracing::warn!(
             stored = topology.shards,
@@ -94,7 +66,7 @@ pub(super) async fn settle_names(
             "the namespace has another number of shards than `shards` says; the stored one counts"
         );
     }
-    Ok((topology, IdKey(secret)))
+    Ok((names, topology, id_key))
 }
 
 /// The first reading of Redis's clock.

@@ -57,6 +57,7 @@ fn help_has_examples_and_exits_with_0() {
         "list",
         "stats",
         "tail",
+        "bench",
     ] {
         let output = run(&[command, "--help"]);
         assert_eq!(output.status.code(), Some(0), "{command}");

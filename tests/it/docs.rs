@@ -104,6 +104,8 @@ fn every_problem_code_is_described_with_its_status() {
         known.insert(code);
         let status = match line.split(" = ").nth(1).unwrap().split(',').next().unwrap() {
             "BAD_REQUEST" => 400,
+            "UNAUTHORIZED" => 401,
+            "FORBIDDEN" => 403,
             "NOT_FOUND" => 404,
             "METHOD_NOT_ALLOWED" => 405,
             "CONFLICT" => 409,
@@ -126,7 +128,12 @@ fn every_problem_code_is_described_with_its_status() {
 fn every_message_of_the_nsqd_http_door_is_described() {
     let document = read("docs/protocol.md");
     let described = words(&document, is_name);
-    let files = ["nsqd_http/mod.rs", "nsqd_http/publish.rs", "reply.rs"];
+    let files = [
+        "nsqd_http/mod.rs",
+        "nsqd_http/publish.rs",
+        "reply.rs",
+        "http/gate.rs",
+    ];
     for file in files {
         let source = read(&format!("src/ingest/{file}"));
         let source = source.split("#[cfg(test)]\nmod tests").next().unwrap();

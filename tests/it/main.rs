@@ -9,6 +9,7 @@
 )]
 
 mod api_v1;
+mod bench;
 mod cancel_race;
 mod cli;
 mod crash;
@@ -23,8 +24,10 @@ mod model_oracle;
 mod nsqd_http;
 mod nsqd_tcp;
 mod outage;
+mod passthrough;
 mod proofs;
 mod scripts;
+mod selftest;
 mod support;
 mod takeover;
 mod tidy;

@@ -48,6 +48,51 @@ fn redis_away_is_refused_at_once_and_recovers_without_a_restart() {
 }
 
 #[test]
+fn a_redis_that_lost_its_data_gets_its_names_back_and_serves_old_and_new_instances() {
+    let (mut redis, nsqd) = (Redis::start(), Nsqd::start());
+    let old = App::start(&redis, &nsqd);
+    let message = json!({"topic": TOPIC, "body": "x", "delay_ms": 60_000});
+    let lost = old.post_json("/v1/messages", &message).json()["id"].clone();
+    redis.lose_everything();
+    wait::until("/readyz to say 200", || old.get("/readyz").status == 200);
+    // What a new instance mints and what the old one mints must be one another's.
+    let new = App::start(&redis, &nsqd);
+    for (one, other) in [(&old, &new), (&new, &old)] {
+        let id = one.post_json("/v1/messages", &message).json()["id"].clone();
+        let path = format!("/v1/messages/{}", id.as_str().unwrap());
+        assert_eq!(other.get(&path).json()["state"], "scheduled");
+    }
+    let path = format!("/v1/messages/{}", lost.as_str().unwrap());
+    assert_eq!(old.get(&path).status, 404);
+}
+
+#[test]
+fn an_instance_does_not_serve_a_namespace_that_was_set_up_anew_behind_its_back() {
+    let (redis, nsqd) = (Redis::start(), Nsqd::start());
+    let app = App::start(&redis, &nsqd);
+    let mut connection = redis.connection();
+    redis::pipe()
+        .atomic()
+        .cmd("FLUSHALL")
+        .cmd("SET")
+        .arg("{nsqdelayd}:topology")
+        .arg("1 64")
+        .cmd("SET")
+        .arg("{nsqdelayd}:secret")
+        .arg("another key here")
+        .query::<()>(&mut connection)
+        .unwrap();
+    redis::cmd("CLIENT")
+        .arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
+        .query::<u64>(&mut connection)
+        .unwrap();
+    wait::until("/readyz to say 503", || app.get("/readyz").status == 503);
+    wait::until("the log to say what to do", || {
+        app.log().contains("restart nsqdelayd to join it")
+    });
+}
+
+#[test]
 fn redis_killed_in_a_load_loses_nothing_that_was_acknowledged() {
     let (mut redis, nsqd) = (Redis::start(), Nsqd::start());
     let app = App::start(&redis, &nsqd);

@@ -13,20 +13,31 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("message", &[]),
     ("phase", &[]),
     ("monotonic", &[]),
+    ("transport", &[]),
     ("shard", &["message"]),
     ("id", &["message", "shard"]),
     ("nsq", &["message"]),
     ("nsqd", &["nsq"]),
     ("finding", &[]),
     ("store", &["message", "id", "shard", "monotonic", "finding"]),
-    ("forward", &["message", "nsq"]),
+    ("http_client", &[]),
+    ("forward", &["message", "nsq", "http_client"]),
     (
         "dispatch",
         &["message", "id", "shard", "monotonic", "store", "forward"],
     ),
     (
         "ingest",
-        &["message", "id", "nsq", "nsqd", "phase", "store"],
+        &[
+            "message",
+            "id",
+            "nsq",
+            "nsqd",
+            "phase",
+            "store",
+            "transport",
+            "http_client",
+        ],
     ),
     ("telemetry", &[]),
     (
@@ -37,6 +48,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "shard",
             "nsq",
             "store",
+            "transport",
             "forward",
             "dispatch",
             "ingest",
@@ -81,13 +93,21 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 /// What only some modules may name, then the path prefixes of those modules.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("redis::", &["store/"]),
+    ("reqwest::", &["http_client.rs", "doctor/http.rs", "cli/"]),
     ("deadpool_redis::", &["store/"]),
     ("axum::", &["ingest/"]),
     ("utoipa::", &["ingest/"]),
     ("clap::", &["cli/", "config"]),
     (
         "TcpStream::connect",
-        &["forward/", "nsqd/", "cli/tail.rs", "cli/dev/child.rs"],
+        &[
+            "forward/",
+            "nsqd/",
+            "ingest/access/authd.rs",
+            "cli/tail.rs",
+            "cli/bench/",
+            "cli/dev/child.rs",
+        ],
     ),
 ];
 

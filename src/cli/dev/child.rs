@@ -28,7 +28,7 @@ const LOG_LINES_SHOWN: usize = 5;
 
 /// A running child.
 #[derive(Debug)]
-pub(super) struct Child {
+pub(in crate::cli) struct Child {
     name: &'static str,
     log: PathBuf,
     running: tokio::process::Child,
@@ -37,7 +37,7 @@ pub(super) struct Child {
 impl Child {
     /// Starts `program`. The kernel kills it when the calling *thread* ends, so call this on a thread
     /// that lives as long as the program.
-    pub(super) fn start(
+    pub(in crate::cli) fn start(
         program: &Program,
         arguments: &[&OsStr],
         log: &Path,
@@ -69,7 +69,7 @@ impl Child {
     }
 
     /// Completes when the child has ended by itself, with the reason. Cancel safe.
-    pub(super) async fn died(&mut self) -> Failure {
+    pub(in crate::cli) async fn died(&mut self) -> Failure {
         let status = match self.running.wait().await {
             Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
@@ -85,8 +85,13 @@ impl Child {
         ))
     }
 
+    /// Its process id, while it runs.
+    pub(in crate::cli) fn pid(&self) -> Option<u32> {
+        self.running.id()
+    }
+
     /// Asks the child to end and waits for it.
-    pub(super) async fn end(&mut self) {
+    pub(in crate::cli) async fn end(&mut self) {
         let pid = self
             .running
             .id()
@@ -100,7 +105,7 @@ impl Child {
 }
 
 /// Completes when `address` answers `question` with something that begins with `answer`.
-pub(super) async fn answering(
+pub(in crate::cli) async fn answering(
     name: &str,
     address: SocketAddr,
     question: &[u8],

@@ -1,8 +1,9 @@
 //! `nsqdelayd dev`: a private Redis and nsqd as child processes, then what `serve` does.
 
-mod child;
-mod program;
+pub(super) mod child;
+pub(super) mod program;
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -78,8 +79,22 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
 async fn dev(args: &Args, addresses: &Addresses, loaded: Loaded) -> Result<(), Failure> {
     let mut signals = Signals::catch().map_err(Failure::because)?;
-    let mut redis = start_redis(&args.data_dir, addresses)?;
-    let mut nsqd = start_nsqd(&args.data_dir, addresses, &loaded.config)?;
+    let mut redis = start_redis(&args.data_dir, addresses.redis, "always")?;
+    // What we accept, nsqd must accept later.
+    let msg_size = loaded.config.ingest.max_msg_size.to_string();
+    let body_size = loaded.config.ingest.max_body_size.to_string();
+    let limits: [&OsStr; 4] = [
+        "--max-msg-size".as_ref(),
+        msg_size.as_ref(),
+        "--max-body-size".as_ref(),
+        body_size.as_ref(),
+    ];
+    let mut nsqd = start_nsqd(
+        &args.data_dir,
+        addresses.nsqd_tcp,
+        addresses.nsqd_http,
+        &limits,
+    )?;
     let result = tokio::select! {
         result = serve_between(args, addresses, loaded.config, &mut signals) => result,
         // What is pending is in Redis's files; there is nothing to drain without either of them.
@@ -122,9 +137,14 @@ async fn serve_between(
     serve::drain(app, signals).await
 }
 
-fn start_redis(data_dir: &Path, addresses: &Addresses) -> Result<Child, Failure> {
+/// A Redis on loopback that keeps its files under `data_dir`.
+pub(super) fn start_redis(
+    data_dir: &Path,
+    address: SocketAddr,
+    appendfsync: &str,
+) -> Result<Child, Failure> {
     let dir = made(data_dir, "redis")?;
-    let port = addresses.redis.port().to_string();
+    let port = address.port().to_string();
     let dir_text = dir.as_os_str();
     let arguments = [
         "--bind".as_ref(),
@@ -136,7 +156,7 @@ fn start_redis(data_dir: &Path, addresses: &Addresses) -> Result<Child, Failure>
         "--appendonly".as_ref(),
         "yes".as_ref(),
         "--appendfsync".as_ref(),
-        "always".as_ref(),
+        appendfsync.as_ref(),
         "--save".as_ref(),
         "".as_ref(),
         "--maxmemory-policy".as_ref(),
@@ -145,16 +165,16 @@ fn start_redis(data_dir: &Path, addresses: &Addresses) -> Result<Child, Failure>
     Child::start(&program::redis()?, &arguments, &data_dir.join("redis.log"))
 }
 
-fn start_nsqd(data_dir: &Path, addresses: &Addresses, config: &Config) -> Result<Child, Failure> {
+/// An nsqd that keeps its files under `data_dir`.
+pub(super) fn start_nsqd(
+    data_dir: &Path,
+    tcp: SocketAddr,
+    http: SocketAddr,
+    more: &[&OsStr],
+) -> Result<Child, Failure> {
     let dir = made(data_dir, "nsqd")?;
-    let (tcp, http) = (
-        addresses.nsqd_tcp.to_string(),
-        addresses.nsqd_http.to_string(),
-    );
-    // What we accept, nsqd must accept later.
-    let msg_size = config.ingest.max_msg_size.to_string();
-    let body_size = config.ingest.max_body_size.to_string();
-    let arguments = [
+    let (tcp, http) = (tcp.to_string(), http.to_string());
+    let mut arguments: Vec<&OsStr> = vec![
         "--tcp-address".as_ref(),
         tcp.as_ref(),
         "--http-address".as_ref(),
@@ -163,11 +183,8 @@ fn start_nsqd(data_dir: &Path, addresses: &Addresses, config: &Config) -> Result
         LOOPBACK.as_ref(),
         "--data-path".as_ref(),
         dir.as_os_str(),
-        "--max-msg-size".as_ref(),
-        msg_size.as_ref(),
-        "--max-body-size".as_ref(),
-        body_size.as_ref(),
     ];
+    arguments.extend(more);
     Child::start(&program::nsqd()?, &arguments, &data_dir.join("nsqd.log"))
 }
 
@@ -231,7 +248,7 @@ fn given_or_free(flag: &str, given: Option<&str>, usual: &str) -> Result<SocketA
 }
 
 /// Checks that an address is free, and chooses the port if it is 0.
-fn free(flag: &str, address: &str) -> Result<SocketAddr, Failure> {
+pub(super) fn free(flag: &str, address: &str) -> Result<SocketAddr, Failure> {
     TcpListener::bind(address)
         .and_then(|listener| listener.local_addr())
         .map_err(|error| {

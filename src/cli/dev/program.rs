@@ -6,22 +6,22 @@ use crate::cli::Failure;
 
 /// A program that was found.
 #[derive(Debug)]
-pub(super) struct Program {
+pub(in crate::cli) struct Program {
     /// For sentences.
-    pub(super) name: &'static str,
+    pub(in crate::cli) name: &'static str,
     /// Where it is.
-    pub(super) path: PathBuf,
+    pub(in crate::cli) path: PathBuf,
 }
 
 /// Redis, or Valkey in its place.
-pub(super) fn redis() -> Result<Program, Failure> {
+pub(in crate::cli) fn redis() -> Result<Program, Failure> {
     find("redis-server", &[])
         .or_else(|| find("valkey-server", &[]))
         .ok_or_else(|| missing("redis-server", "apt-get install redis-server"))
 }
 
 /// nsqd: what the checkout has built, then one beside this program, then the system's.
-pub(super) fn nsqd() -> Result<Program, Failure> {
+pub(in crate::cli) fn nsqd() -> Result<Program, Failure> {
     let beside = std::env::current_exe()
         .ok()
         .and_then(|exe| exe.parent().map(Path::to_owned));
@@ -38,7 +38,7 @@ pub(super) fn nsqd() -> Result<Program, Failure> {
 }
 
 /// Lets a program end when its parent does.
-pub(super) fn setpriv() -> Result<Program, Failure> {
+pub(in crate::cli) fn setpriv() -> Result<Program, Failure> {
     find("setpriv", &[]).ok_or_else(|| missing("setpriv", "apt-get install util-linux"))
 }
 

@@ -90,9 +90,11 @@ pub(super) struct Message {
 impl Message {
     pub(super) fn of(stored: &Stored, store: &dyn ScheduleStore) -> Self {
         let text = str::from_utf8(&stored.body).ok();
+        // Messages are never empty: this one's body is not for who asks.
+        let hidden = stored.body.is_empty();
         Self {
             summary: Summary::of(stored, store),
-            body: text.map(str::to_owned),
+            body: text.filter(|_| !hidden).map(str::to_owned),
             body_base64: text.is_none().then(|| STANDARD.encode(&stored.body)),
         }
     }

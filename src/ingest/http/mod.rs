@@ -2,6 +2,7 @@
 //! table here; what it answers is the doors' own matter.
 
 mod body;
+mod gate;
 mod query;
 mod target;
 mod timed;
@@ -9,6 +10,7 @@ mod timed;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,10 +23,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
@@ -34,11 +38,14 @@ pub(super) use body::{BodyFault, BodyReader};
 pub(super) use query::{Plus, Query, go_int, unescape};
 pub(super) use target::Target;
 
-use crate::ingest::Intake;
+use crate::ingest::access::{CALLER, Guarded, Visitor};
 use crate::ingest::clients::Clients;
 use crate::ingest::metrics::{Door, DoorLabel, Metrics};
+use crate::ingest::{Intake, TlsRequired};
 use crate::ingest::{api_v1, nsqd_http, ops_http};
 use crate::phase::Phase;
+use crate::transport::tls::Peer;
+use gate::Gate;
 use target::RawTarget;
 use timed::{Progress, TimedIo};
 
@@ -69,6 +76,8 @@ pub struct InstanceFacts {
     pub tcp_port: u16,
     /// Where HTTP is spoken.
     pub http_port: u16,
+    /// Where HTTPS is spoken; 0 if nowhere.
+    pub https_port: u16,
     /// When the instance started, in Unix seconds.
     pub start_time_unix_s: u64,
 }
@@ -159,28 +168,41 @@ fn is_v1(path: &str) -> bool {
     path == "/v1" || path.starts_with("/v1/")
 }
 
-/// Serves HTTP on `listener` until `drain`; then no connection is accepted, idle ones are closed and
-/// busy ones are answered first. Connections live on `tracker`.
+/// Serves HTTP on `listener` until `drain`, or HTTPS with the settings in `tls`; then no connection is
+/// accepted, idle ones are closed and busy ones are answered first. Connections live on `tracker`.
 pub async fn serve(
     listener: TcpListener,
-    state: HttpState,
+    tls: Option<Arc<ServerConfig>>,
+    mut state: HttpState,
     tracker: TaskTracker,
     drain: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(state.intake.config.max_connections));
+    let config = Arc::clone(&state.intake.config);
+    let permits = Arc::new(Semaphore::new(config.max_connections));
+    let closed = tls.is_none() && config.transports.tls_required == TlsRequired::Everybody;
+    if config.access.is_some() {
+        state.intake.store = Arc::new(Guarded::new(Arc::clone(&state.intake.store)));
+        state.intake.passthrough = state.intake.passthrough.map(|way| Arc::new(way.guarded()));
+    }
     let server = Server {
-        head_timeout: state.intake.config.handshake_timeout,
+        head_timeout: config.handshake_timeout,
         metrics: state.metrics.clone(),
+        tls_required: closed.then_some(state.start.https_port),
+        gate: Gate {
+            access: config.access.clone(),
+            hosts: config.hosts.clone(),
+        },
         router: router(state),
         drain: drain.clone(),
     };
+    let acceptor = tls.map(TlsAcceptor::from);
     loop {
         let accepted = tokio::select! {
             () = drain.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _peer)) => stream,
+        let (stream, peer) = match accepted {
+            Ok((stream, peer)) => (stream, peer),
             Err(error) => {
                 warn!(%error, "HTTP connection not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -189,8 +211,11 @@ pub async fn serve(
         };
         match Arc::clone(&permits).try_acquire_owned() {
             Ok(permit) => {
-                tracker.spawn(server.clone().connection(stream, permit));
+                let tls = acceptor.clone();
+                tracker.spawn(server.clone().connection(stream, peer.ip(), tls, permit));
             }
+            // Who speaks TLS would not understand.
+            Err(_full) if acceptor.is_some() => {}
             Err(_full) => turn_away(&stream),
         }
     }
@@ -203,17 +228,31 @@ fn turn_away(stream: &TcpStream) {
     }
 }
 
+/// What a connection may be.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
+
 /// What each connection needs.
 #[derive(Debug, Clone)]
 struct Server {
     router: Router,
     metrics: Metrics,
     head_timeout: Duration,
+    /// Nothing is answered here but where HTTPS is spoken.
+    tls_required: Option<u16>,
+    gate: Gate,
     drain: CancellationToken,
 }
 
 impl Server {
-    async fn connection(self, stream: TcpStream, _permit: OwnedSemaphorePermit) {
+    async fn connection(
+        self,
+        stream: TcpStream,
+        remote_ip: IpAddr,
+        tls: Option<TlsAcceptor>,
+        _permit: OwnedSemaphorePermit,
+    ) {
         let open = self
             .metrics
             .connections
@@ -223,17 +262,40 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "no TCP_NODELAY");
         }
-        if let Some(stream) = self.requests(stream).await {
-            linger(stream).await;
+        let mut visitor = Visitor {
+            remote_ip,
+            tls: tls.is_some(),
+            common_name: String::new(),
+        };
+        match tls {
+            None => self.converse(stream, visitor).await,
+            Some(tls) => {
+                let handshake = tls.accept(stream);
+                match tokio::time::timeout(self.head_timeout, handshake).await {
+                    Ok(Ok(stream)) => {
+                        visitor.common_name = Peer::of(stream.get_ref().1).common_name;
+                        self.converse(stream, visitor).await;
+                    }
+                    Ok(Err(error)) => debug!(%error, "no TLS"),
+                    Err(_elapsed) => debug!("the handshake of TLS took too long"),
+                }
+            }
         }
         open.dec();
     }
 
+    async fn converse(&self, stream: impl Stream, visitor: Visitor) {
+        if let Some(stream) = self.requests(stream, Arc::new(visitor)).await {
+            linger(stream).await;
+        }
+    }
+
     /// Answers requests until the connection is to be closed. `None`: it is broken already.
-    async fn requests(&self, stream: TcpStream) -> Option<TcpStream> {
+    async fn requests<S: Stream>(&self, stream: S, visitor: Arc<Visitor>) -> Option<S> {
         let progress = Progress::new();
         let io = TimedIo::new(stream, self.head_timeout, progress.clone());
-        let service = service_fn(move |request| self.answer(progress.clone(), request));
+        let service =
+            service_fn(move |request| self.answer(progress.clone(), Arc::clone(&visitor), request));
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(IDLE_MAX)
@@ -262,6 +324,7 @@ impl Server {
     fn answer(
         &self,
         progress: Progress,
+        visitor: Arc<Visitor>,
         mut request: Request<Incoming>,
     ) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
         progress.head_complete();
@@ -280,14 +343,12 @@ impl Server {
             }
         }
         let refusal = refusal.or_else(|| nsqd_http::bad_request(&request));
-        let mut router = self.router.clone();
+        let refusal = refusal.or_else(|| self.tls_required.map(nsqd_http::tls_required));
+        let (router, gate) = (self.router.clone(), self.gate.clone());
         Box::pin(async move {
             let response = match refusal {
                 Some(refusal) => refusal,
-                None => match router.call(request).await {
-                    Ok(response) => response,
-                    Err(never) => match never {},
-                },
+                None => route(router, &gate, &visitor, request).await,
             };
             progress.answered();
             Ok(response)
@@ -295,8 +356,26 @@ impl Server {
     }
 }
 
+/// Lets a request in, and has it answered on behalf of whoever sent it.
+async fn route(
+    mut router: Router,
+    gate: &Gate,
+    visitor: &Visitor,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let caller = match gate.admit(&request, visitor).await {
+        Ok(caller) => caller,
+        Err(refusal) => return refusal,
+    };
+    let answered = CALLER.scope(caller, async { router.call(request).await });
+    match answered.await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
 /// Closes our side and reads on for a while, see [`LINGER_MAX`].
-async fn linger(mut stream: TcpStream) {
+async fn linger(mut stream: impl Stream) {
     if stream.shutdown().await.is_err() {
         return;
     }

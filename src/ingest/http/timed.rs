@@ -9,7 +9,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::target::RequestLine;
@@ -72,8 +71,8 @@ impl Progress {
 
 /// A connection that fails with `TimedOut` when a deadline passes.
 #[derive(Debug)]
-pub(super) struct TimedIo {
-    stream: TcpStream,
+pub(super) struct TimedIo<S> {
+    stream: S,
     progress: Progress,
     head_timeout: Duration,
     /// Runs from the first byte of a head, or from the accept, until the head is complete.
@@ -86,9 +85,9 @@ pub(super) struct TimedIo {
     broken: bool,
 }
 
-impl TimedIo {
+impl<S> TimedIo<S> {
     /// The first head is due within `head_timeout` from now.
-    pub(super) fn new(stream: TcpStream, head_timeout: Duration, progress: Progress) -> Self {
+    pub(super) fn new(stream: S, head_timeout: Duration, progress: Progress) -> Self {
         Self {
             stream,
             progress,
@@ -102,7 +101,7 @@ impl TimedIo {
     }
 
     /// The connection itself, unless it failed.
-    pub(super) fn into_usable(self) -> Option<TcpStream> {
+    pub(super) fn into_usable(self) -> Option<S> {
         (!self.broken).then_some(self.stream)
     }
 
@@ -136,7 +135,7 @@ impl TimedIo {
     }
 }
 
-impl AsyncRead for TimedIo {
+impl<S: AsyncRead + Unpin> AsyncRead for TimedIo<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -181,7 +180,7 @@ impl AsyncRead for TimedIo {
     }
 }
 
-impl AsyncWrite for TimedIo {
+impl<S: AsyncWrite + Unpin> AsyncWrite for TimedIo<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -104,7 +104,7 @@ struct Directory {
 
 impl Directory {
     async fn run(self) {
-        let lookup = match Lookup::new() {
+        let lookup = match Lookup::new(self.config.dial_timeout) {
             Ok(lookup) => lookup,
             Err(error) => {
                 warn!(%error, "inbox: nsqlookupd cannot be asked");

@@ -67,6 +67,14 @@ fn close_after(response: &mut Response) {
     response.headers_mut().insert(header::CONNECTION, close);
 }
 
+/// What the plain door says to everything when TLS is required: nsqd's very bytes, a space after each
+/// colon included.
+pub(super) fn tls_required(https_port: u16) -> Response {
+    let headers = [(header::CONTENT_TYPE, JSON), NSQ_CONTENT_TYPE];
+    let text = format!("{{\"message\": \"TLS_REQUIRED\", \"https_port\": {https_port}}}");
+    (StatusCode::FORBIDDEN, headers, text).into_response()
+}
+
 /// Answers as nsqd does, in the order in which its router looks: the very path, a redirect to a
 /// path that differs by case, slashes or dots, another method's path, nothing.
 pub(super) async fn answer(shared: &Shared, request: Request) -> Response {
@@ -181,7 +189,7 @@ fn html(text: &[u8]) -> Vec<u8> {
 }
 
 /// nsqd's answer to a request that it refuses.
-fn error(status: StatusCode, message: &'static str) -> Response {
+pub(super) fn error(status: StatusCode, message: &'static str) -> Response {
     #[derive(Debug, Serialize)]
     struct Message {
         message: &'static str,
@@ -199,7 +207,7 @@ fn json(document: &impl Serialize) -> Response {
 }
 
 /// Go writes these characters as escapes; outside of strings they do not occur.
-fn go_json(text: String) -> String {
+pub(super) fn go_json(text: String) -> String {
     const ESCAPES: [(char, &str); 5] = [
         ('<', "\\u003c"),
         ('>', "\\u003e"),
@@ -257,7 +265,7 @@ struct Info<'a> {
     max_heartbeat_interval: u64,
     max_output_buffer_size: u64,
     max_output_buffer_timeout: u64,
-    max_deflate_level: u8,
+    max_deflate_level: u32,
 }
 
 fn info(shared: &Shared) -> Response {
@@ -273,7 +281,7 @@ fn info(shared: &Shared) -> Response {
         max_heartbeat_interval: u64::try_from(heartbeat.as_nanos()).unwrap_or(u64::MAX),
         max_output_buffer_size: 65_536,
         max_output_buffer_timeout: 30_000_000_000,
-        max_deflate_level: 6,
+        max_deflate_level: shared.state.intake.config.transports.max_deflate_level,
     })
 }
 

@@ -19,7 +19,7 @@ use crate::store::Receipt;
 
 use super::{close_after, error, parameters, text};
 
-/// Names the id of the message that `/pub` accepted.
+/// Names the id of the message that `/pub` stored.
 const ID: HeaderName = HeaderName::from_static("x-nsqdelayd-id");
 
 /// Go closes a connection rather than read so much of a refused body.
@@ -97,7 +97,8 @@ impl From<(StatusCode, &'static str)> for Refusal {
 /// `POST /pub?topic=&defer=&id=`
 pub(super) async fn publish(shared: &Shared, target: &Target, request: Request) -> Response {
     match one(shared, target, request).await {
-        Ok(receipt) => {
+        Ok(None) => text("OK"),
+        Ok(Some(receipt)) => {
             let mut response = text("OK");
             let id = shared.state.intake.store.id_text(&receipt.id);
             if let Ok(id) = HeaderValue::from_str(&id) {
@@ -130,7 +131,12 @@ fn refuse(shared: &Shared, refusal: &Refusal) -> Response {
     response
 }
 
-async fn one(shared: &Shared, target: &Target, request: Request) -> Result<Receipt, Refusal> {
+/// `None`: nsqd has it already.
+async fn one(
+    shared: &Shared,
+    target: &Target,
+    request: Request,
+) -> Result<Option<Receipt>, Refusal> {
     let config = &shared.state.intake.config;
     let body = request.into_body();
     if let Some(length) = declared_over(&body, config.max_msg_size) {
@@ -156,12 +162,7 @@ async fn one(shared: &Shared, target: &Target, request: Request) -> Result<Recei
         id,
     };
     let receipts = accept(shared, vec![message]).await?;
-    receipts.into_iter().next().ok_or(Refusal {
-        status: StatusCode::INTERNAL_SERVER_ERROR,
-        message: "INTERNAL_ERROR",
-        reason: Reason::Store,
-        close: false,
-    })
+    Ok(receipts.into_iter().next())
 }
 
 async fn many(shared: &Shared, target: &Target, request: Request) -> Result<(), Refusal> {
@@ -303,7 +304,8 @@ async fn accept(shared: &Shared, messages: Vec<Message>) -> Result<Vec<Receipt>,
     if messages.is_empty() {
         return Ok(Vec::new());
     }
-    let accepted = shared.state.intake.accept(messages).await;
+    let count = u64::try_from(messages.len()).unwrap_or(u64::MAX);
+    let accepted = shared.state.intake.publish(messages).await;
     let receipts = accepted.map_err(|error| {
         log(&error);
         let answer = reply::http(error.kind);
@@ -315,7 +317,6 @@ async fn accept(shared: &Shared, messages: Vec<Message>) -> Result<Vec<Receipt>,
         }
     })?;
     let label = DoorLabel { door: Door::Http };
-    let count = u64::try_from(receipts.len()).unwrap_or(u64::MAX);
     let accepted = &shared.state.metrics.accepted;
     accepted.get_or_create(&label).inc_by(count);
     Ok(receipts)

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::ingest::clients::ClientStats;
 use crate::ingest::http::{Query, Shared, Target};
 use crate::message::TopicName;
+use crate::transport::Compression;
 
 use super::{error, health, json, parameters, text};
 
@@ -78,10 +79,16 @@ struct Producer {
     deflate: bool,
     snappy: bool,
     user_agent: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    authed: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    auth_identity: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    auth_identity_url: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub_counts: Vec<PubCount>,
     tls: bool,
-    tls_cipher_suite: &'static str,
+    tls_cipher_suite: String,
     tls_version: &'static str,
     tls_negotiated_protocol: &'static str,
     tls_negotiated_protocol_is_mutual: bool,
@@ -185,6 +192,10 @@ fn producers(shared: &Shared, topic: &[u8]) -> Option<Vec<Producer>> {
 fn producer(client: ClientStats, topic: &[u8]) -> Producer {
     let counts = client.pub_counts.into_iter();
     let counts = counts.filter(|(name, _)| topic.is_empty() || name.as_str().as_bytes() == topic);
+    let authed = client.identity.is_some();
+    let (auth_identity, auth_identity_url) = client.identity.unwrap_or_default();
+    let in_tls = client.tls.is_some();
+    let tls = client.tls.unwrap_or_default();
     Producer {
         client_id: client.client_id,
         hostname: client.hostname,
@@ -197,21 +208,25 @@ fn producer(client: ClientStats, topic: &[u8]) -> Producer {
         finish_count: 0,
         requeue_count: 0,
         connect_ts: client.connect_ts,
-        sample_rate: 0,
-        deflate: false,
-        snappy: false,
+        sample_rate: client.sample_rate,
+        deflate: matches!(client.compression, Some(Compression::Deflate(_))),
+        snappy: client.compression == Some(Compression::Snappy),
         user_agent: client.user_agent,
+        authed,
+        auth_identity,
+        auth_identity_url,
         pub_counts: counts
             .map(|(topic, count)| PubCount {
                 topic: topic.as_str().to_owned(),
                 count,
             })
             .collect(),
-        tls: false,
-        tls_cipher_suite: "",
-        tls_version: "",
+        tls: in_tls,
+        tls_cipher_suite: tls.cipher_suite,
+        tls_version: tls.version,
         tls_negotiated_protocol: "",
-        tls_negotiated_protocol_is_mutual: false,
+        // What Go says of every connection in TLS.
+        tls_negotiated_protocol_is_mutual: in_tls,
     }
 }
 

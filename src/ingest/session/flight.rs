@@ -2,6 +2,7 @@
 //! answers come out in order. Knows nothing of sockets.
 
 use std::mem;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -10,11 +11,12 @@ use tracing::warn;
 
 use crate::id::{BadId, MessageId};
 use crate::ingest::Intake;
+use crate::ingest::access::{Access, Denied, Grants, Secret, Visitor, cancel_as};
 use crate::ingest::reply::{self, Asked};
 use crate::message::{Message, TopicName, looks_minted};
 use crate::nsq::error_code::{ErrorCode, Refusal};
 use crate::nsq::quote::quote;
-use crate::store::{Cancel, ErrorKind};
+use crate::store::{Cancel, Error, ErrorKind};
 
 /// The answer to one command, or to several that went to the store together.
 #[derive(Debug)]
@@ -43,6 +45,8 @@ pub(super) enum Outcome {
     Cancel(Result<Cancel, ErrorKind>, Option<Refusal>),
     /// The body of a response.
     Response(Bytes),
+    /// What an auth server grants.
+    Asked(Result<Arc<Grants>, Denied>),
     /// What was not for the store.
     Refused(Refusal),
 }
@@ -78,6 +82,8 @@ pub(super) struct Flight {
     group: Vec<Message>,
     group_load: Load,
     group_asked: Asked,
+    /// Whether they go past the store. Those that do and those that do not have nothing in common.
+    group_passes: bool,
 }
 
 impl Flight {
@@ -89,6 +95,7 @@ impl Flight {
             group: Vec::new(),
             group_load: Load::default(),
             group_asked: Asked::Pub,
+            group_passes: false,
         }
     }
 
@@ -118,6 +125,11 @@ impl Flight {
     /// One message without an id. Goes to the store with its neighbours, at the latest at
     /// [`Self::submit`].
     pub(super) fn publish_one(&mut self, asked: Asked, message: Message) {
+        let passes = self.intake.passes(&message);
+        if passes != self.group_passes {
+            self.submit();
+            self.group_passes = passes;
+        }
         if self.group.is_empty() {
             self.group_asked = asked;
         }
@@ -160,8 +172,25 @@ impl Flight {
         self.push_publish(self.group_asked, messages, load);
     }
 
-    /// CANCEL of an id as the client gave it.
-    pub(super) fn cancel(&mut self, id: &[u8]) {
+    /// What an auth server grants whoever knows `secret`.
+    pub(super) fn ask(&mut self, access: Arc<Access>, secret: Secret, visitor: Visitor) {
+        self.submit();
+        let load = Load {
+            commands: 1,
+            ..Load::default()
+        };
+        self.load.add(load);
+        self.answers.push_back(
+            async move {
+                let outcome = Outcome::Asked(access.ask(&secret, &visitor).await);
+                Answer { load, outcome }
+            }
+            .boxed(),
+        );
+    }
+
+    /// CANCEL of an id as the client gave it, as far as `grants` cover it; `None`: whatever it is.
+    pub(super) fn cancel(&mut self, id: &[u8], grants: Option<Arc<Grants>>) {
         self.submit();
         let load = Load {
             commands: 1,
@@ -175,7 +204,7 @@ impl Flight {
         let intake = self.intake.clone();
         self.answers.push_back(
             async move {
-                let (result, refusal) = cancel(&intake, parsed, &quoted).await;
+                let (result, refusal) = cancel(&intake, parsed, &quoted, grants).await;
                 let outcome = Outcome::Cancel(result, refusal);
                 Answer { load, outcome }
             }
@@ -221,7 +250,7 @@ impl Flight {
             async move {
                 let count = messages.len();
                 let stored = by_topic(&messages);
-                let outcome = match intake.accept(messages).await {
+                let outcome = match intake.publish(messages).await {
                     Ok(_receipts) => Outcome::Accepted {
                         commands: load.commands,
                         messages: stored,
@@ -275,10 +304,11 @@ async fn cancel(
     intake: &Intake,
     id: Result<MessageId, BadId>,
     quoted: &str,
+    grants: Option<Arc<Grants>>,
 ) -> (Result<Cancel, ErrorKind>, Option<Refusal>) {
     let result = match id {
         Err(_no_messages_id) => Ok(Cancel::NotFound),
-        Ok(id) => match intake.store.cancel(vec![id]).await {
+        Ok(id) => match ask_to_cancel(intake, id, grants).await {
             Ok(answers) => answers.first().copied().ok_or(ErrorKind::Corrupt),
             Err(error) => {
                 warn!(%error, "cannot cancel");
@@ -295,4 +325,15 @@ async fn cancel(
         Err(kind) => Some(reply::refusal(Asked::Cancel, kind)),
     };
     (result, refusal)
+}
+
+async fn ask_to_cancel(
+    intake: &Intake,
+    id: MessageId,
+    grants: Option<Arc<Grants>>,
+) -> Result<Vec<Cancel>, Error> {
+    match grants {
+        None => intake.store.cancel(vec![id]).await,
+        Some(grants) => cancel_as(&*intake.store, &grants, vec![id]).await,
+    }
 }

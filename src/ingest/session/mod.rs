@@ -1,8 +1,10 @@
 //! One connection of nsqd's TCP protocol: magic, commands in, frames out, heartbeats, and an end of
 //! which the client learns why. One task owns the socket. Knows neither Redis nor nsqd's whereabouts.
 
+mod clock;
 mod conversation;
 mod flight;
+mod upgrade;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,13 +16,15 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use conversation::{Conversation, End};
+use conversation::{Conversation, End, Pause};
+use upgrade::upgrade;
 
 use crate::ingest::Intake;
 use crate::ingest::clients::{ClientStats, Clients};
 use crate::ingest::metrics::{Door, DoorLabel, Metrics};
 use crate::nsq::MAGIC;
 use crate::nsq::error_code::{ErrorCode, Refusal};
+use crate::transport::{self, Incoming, Outgoing};
 
 /// What all sessions share. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -61,21 +65,18 @@ pub(super) async fn run(
     desk: Desk,
     drain: CancellationToken,
 ) {
-    let (mut reader, mut writer) = stream.into_split();
+    let (mut incoming, mut outgoing) = transport::plain(stream);
     let wait = desk.intake.config.handshake_timeout;
     let magic = tokio::select! {
         biased;
         () = drain.cancelled() => return,
-        magic = timeout(wait, read_magic(&mut reader)) => magic,
+        magic = timeout(wait, read_magic(&mut incoming)) => magic,
     };
     match magic {
         Ok(Ok(magic)) if &magic == MAGIC => {}
         Ok(Ok(_)) => {
-            let mut frame = BytesMut::new();
-            Refusal::new(ErrorCode::BadProtocol, Vec::new()).encode(&mut frame);
-            if writer.write_all(&frame).await.is_ok() {
-                linger(&mut reader, &mut writer, LINGER).await;
-            }
+            let refusal = Refusal::new(ErrorCode::BadProtocol, Vec::new());
+            tell_last(&mut incoming, &mut outgoing, &refusal).await;
             return;
         }
         Ok(Err(error)) => {
@@ -87,8 +88,35 @@ pub(super) async fn run(
             return;
         }
     }
+    desk.clients.put(number, stats(&desk, peer));
+    let mut conversation = Conversation::new(number, desk.clone(), peer.ip());
+    let end = loop {
+        match conversation.run(&mut incoming, &mut outgoing, &drain).await {
+            Pause::Ended(end) => break end,
+            Pause::Upgrade(upgrades) => {
+                let door = &desk.intake.config.transports;
+                match upgrade(door, incoming, outgoing, upgrades, &mut conversation).await {
+                    Some(upgraded) => (incoming, outgoing) = upgraded,
+                    None => return desk.clients.remove(number),
+                }
+            }
+        }
+    };
+    desk.clients.remove(number);
+    debug!(%peer, ?end, "connection ended");
+    match end {
+        End::Closed => {}
+        End::Told if drain.is_cancelled() => {
+            linger(&mut incoming, &mut outgoing, LINGER_DRAINING).await;
+        }
+        End::Told => linger(&mut incoming, &mut outgoing, LINGER).await,
+    }
+}
+
+/// A client that has said nothing yet.
+fn stats(desk: &Desk, peer: SocketAddr) -> ClientStats {
     let host = peer.ip().to_string();
-    let stats = ClientStats {
+    ClientStats {
         client_id: host.clone(),
         hostname: host,
         user_agent: String::new(),
@@ -96,19 +124,19 @@ pub(super) async fn run(
         connect_ts: desk.intake.store.now().0 / MS_PER_S,
         message_count: 0,
         pub_counts: std::collections::BTreeMap::new(),
-    };
-    desk.clients.put(number, stats);
-    let end = Conversation::new(number, desk.clone())
-        .run(&mut reader, &mut writer, &drain)
-        .await;
-    desk.clients.remove(number);
-    debug!(%peer, ?end, "connection ended");
-    match end {
-        End::Closed => {}
-        End::Told if drain.is_cancelled() => {
-            linger(&mut reader, &mut writer, LINGER_DRAINING).await;
-        }
-        End::Told => linger(&mut reader, &mut writer, LINGER).await,
+        sample_rate: 0,
+        tls: None,
+        compression: None,
+        identity: None,
+    }
+}
+
+/// Sends a refusal and ends the connection.
+async fn tell_last(incoming: &mut Incoming, outgoing: &mut Outgoing, refusal: &Refusal) {
+    let mut frame = BytesMut::new();
+    refusal.encode(&mut frame);
+    if outgoing.write_all(&frame).await.is_ok() {
+        linger(incoming, outgoing, LINGER).await;
     }
 }
 

@@ -2,10 +2,13 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"flag"
 	"fmt"
 	"io"
 	"log"
+	"os"
 	"strings"
 	"time"
 
@@ -15,9 +18,46 @@ import (
 // Twice the longest message that nsqd and nsqdelayd take by default.
 const tooLongBytes = 2 << 20
 
+// transport says what a producer asks for beside the plain protocol.
+type transport struct {
+	ca, secret      string
+	snappy, deflate bool
+}
+
+// How producers are made from here on; set once, by the flags.
+var carried transport
+
+func (t *transport) register(flags *flag.FlagSet) {
+	flags.StringVar(&t.ca, "tls-ca", "", "file of the root to trust; turns TLS on")
+	flags.StringVar(&t.secret, "auth", "", "secret for AUTH")
+	flags.BoolVar(&t.snappy, "snappy", false, "ask for snappy")
+	flags.BoolVar(&t.deflate, "deflate", false, "ask for deflate")
+}
+
+func (t *transport) config() (*nsq.Config, error) {
+	config := nsq.NewConfig()
+	config.Snappy, config.Deflate, config.AuthSecret = t.snappy, t.deflate, t.secret
+	if t.ca != "" {
+		pem, err := os.ReadFile(t.ca)
+		if err != nil {
+			return nil, err
+		}
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s holds no certificate", t.ca)
+		}
+		config.TlsV1, config.TlsConfig = true, &tls.Config{RootCAs: roots}
+	}
+	return config, nil
+}
+
 // newProducer is a producer as every user of go-nsq makes one.
 func newProducer(address string) (*nsq.Producer, error) {
-	producer, err := nsq.NewProducer(address, nsq.NewConfig())
+	config, err := carried.config()
+	if err != nil {
+		return nil, err
+	}
+	producer, err := nsq.NewProducer(address, config)
 	if err != nil {
 		return nil, err
 	}
@@ -32,6 +72,7 @@ func publish(args []string) error {
 	tcp := flags.String("tcp", "127.0.0.1:4140", "address of the TCP door")
 	topic := flags.String("topic", "interop-go", "topic")
 	delay := flags.Duration("delay", 200*time.Millisecond, "delay of what is deferred")
+	carried.register(flags)
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

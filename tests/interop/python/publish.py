@@ -1,8 +1,9 @@
 """Publishes with pynsq, of which only the address is changed.
 
-usage: publish.py HOST:PORT TOPIC DELAY_MS; bodies are pub, mpub-1, mpub-2, dpub-0 to dpub-9.
+usage: publish.py HOST:PORT TOPIC DELAY_MS [tls=CA.pem] [snappy] [deflate] [auth=SECRET]; bodies are pub, mpub-1, mpub-2, dpub-0 to dpub-9.
 """
 import asyncio
+import ssl
 import sys
 
 import nsq
@@ -11,8 +12,23 @@ import nsq
 LIMIT = 30
 
 
-async def publish(address, topic, delay_ms):
-    writer = nsq.Writer([address])
+def options(words):
+    """What the writer asks for beside the plain protocol."""
+    asked = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if name == "tls":
+            asked["tls_v1"] = True
+            asked["tls_options"] = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": value}
+        elif name == "auth":
+            asked["auth_secret"] = value
+        else:
+            asked[name] = True
+    return asked
+
+
+async def publish(address, topic, delay_ms, asked):
+    writer = nsq.Writer([address], **asked)
 
     async def call(method, *args):
         done = asyncio.get_running_loop().create_future()
@@ -36,8 +52,9 @@ async def publish(address, topic, delay_ms):
 
 
 async def main():
-    address, topic, delay_ms = sys.argv[1:]
-    await asyncio.wait_for(publish(address, topic, int(delay_ms)), LIMIT)
+    address, topic, delay_ms = sys.argv[1:4]
+    asked = options(sys.argv[4:])
+    await asyncio.wait_for(publish(address, topic, int(delay_ms), asked), LIMIT)
 
 
 if __name__ == "__main__":

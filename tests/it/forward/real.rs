@@ -178,6 +178,45 @@ async fn what_one_nsqd_finds_too_big_another_may_take() {
     assert_eq!(small.message_count("t") + large.message_count("t"), 40);
 }
 
+/// It is no dead letter while one that may take it cannot be asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_an_nsqd_that_is_away_may_take_waits_for_it() {
+    let small = Nsqd::start_with(&["--max-msg-size=1024"]);
+    let mut large = Nsqd::start();
+    let pool = start(config(&[&small.tcp, &large.tcp])).await;
+    large.kill9();
+    pool.connected(&large.tcp, 0).await;
+    let long = || vec![due("t", vec![b'x'; 2000])];
+    assert_eq!(pool.publish(long()).await, [Err(Error::NotSent)]);
+    // Its limit is known now: it is not asked again, and what else it gets is not disturbed.
+    pool.connected(&small.tcp, 1).await;
+    let commands = pool.metrics.commands.get();
+    assert_eq!(pool.publish(long()).await, [Err(Error::NotSent)]);
+    assert_eq!(pool.metrics.commands.get(), commands);
+    assert_eq!(pool.publish(numbered("t", 3)).await, vec![Ok(()); 3]);
+    assert_eq!(small.message_count("t"), 3);
+    large.restart();
+    pool.connected(&large.tcp, 1).await;
+    for _ in 0..4 {
+        assert_eq!(pool.publish(long()).await, [Ok(())]);
+    }
+    assert_eq!(large.message_count("t"), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_every_nsqd_finds_too_big_is_refused_with_its_words() {
+    let limits = ["--max-msg-size=1024", "--max-msg-size=1500"];
+    let [one, two] = limits.map(|limit| Nsqd::start_with(&[limit]));
+    let pool = start(config(&[&one.tcp, &two.tcp])).await;
+    for _ in 0..3 {
+        let facts = pool.publish(vec![due("t", vec![b'x'; 2000])]).await;
+        let Err(Error::Refused(text)) = &facts[0] else {
+            panic!("{facts:?}");
+        };
+        assert!(text.starts_with("E_BAD_MESSAGE PUB message too big 2000 > "));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_nsqd_leaves_outcomes_unknown_and_is_avoided() {
     let (one, two) = (Nsqd::start(), Nsqd::start());

@@ -153,6 +153,65 @@ async fn an_nsqd_that_never_answers_leaves_the_outcome_unknown() {
     assert_eq!(pool.counted(Outcome::Unknown), 2);
 }
 
+/// What waits behind commands that are answered is waited for, however long that takes.
+#[tokio::test]
+async fn a_slow_nsqd_is_waited_for_as_long_as_it_answers() {
+    const SLOW: Duration = Duration::from_millis(1200);
+    let fake = Fake::listen().await;
+    let (pool, mut peer) = start_on(
+        &fake,
+        Config {
+            forward_timeout: SLOW * 2,
+            ..config(&[&fake.address])
+        },
+    )
+    .await;
+    let calls = join_all(["a", "b", "c"].map(|topic| pool.publish(numbered(topic, 1))));
+    let (facts, ()) = join(calls, async {
+        for line in ["PUB a", "PUB b", "PUB c"] {
+            assert_eq!(peer.command().await.unwrap().line, line);
+        }
+        for _ in 0..3 {
+            tokio::time::sleep(SLOW).await;
+            peer.ok().await;
+        }
+    })
+    .await;
+    assert_eq!(facts.concat(), vec![Ok(()); 3]);
+}
+
+#[tokio::test]
+async fn a_command_that_is_not_answered_comes_back_as_smaller_ones() {
+    let fake = Fake::listen().await;
+    let (pool, mut peer) = start_on(
+        &fake,
+        Config {
+            forward_timeout: Duration::from_secs(1),
+            ..config(&[&fake.address])
+        },
+    )
+    .await;
+    let (facts, ()) = join(pool.publish(numbered("t", 160)), async {
+        assert_eq!(peer.command().await.unwrap().bodies.len(), 160);
+        assert_eq!(peer.command().await, None, "the connection is closed");
+    })
+    .await;
+    assert_eq!(facts, vec![Err(Error::Unknown); 160]);
+    let mut peer = fake.accept().await;
+    let (facts, sizes) = join(pool.publish(numbered("t", 160)), async {
+        let (mut left, mut sizes) = (160, Vec::new());
+        while left > 0 {
+            sizes.push(peer.command().await.unwrap().bodies.len());
+            left -= sizes.last().unwrap();
+            peer.ok().await;
+        }
+        sizes
+    })
+    .await;
+    assert_eq!(facts, vec![Ok(()); 160]);
+    assert_eq!(sizes[0], 20, "{sizes:?}");
+}
+
 #[tokio::test]
 async fn a_close_before_the_ok_leaves_the_outcome_unknown() {
     let fake = Fake::listen().await;

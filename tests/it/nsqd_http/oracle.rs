@@ -450,6 +450,10 @@ async fn stats_have_nsqds_shape() {
             connect_ts: 1,
             message_count: 0,
             pub_counts: [(TopicName::parse(b"stats").unwrap(), 1)].into(),
+            sample_rate: 0,
+            tls: None,
+            compression: None,
+            identity: None,
         },
     );
     for query in [

@@ -1,8 +1,12 @@
 //! The TCP door over a store in memory, and a raw client of it.
 
 mod as_nsqd;
+mod auth;
+mod hostile;
 mod own;
 mod random;
+mod upgraded;
+mod upgrades;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -10,9 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use nsqdelayd::ingest::access::Hosts;
 use nsqdelayd::ingest::clients::{ClientStats, Clients};
 use nsqdelayd::ingest::metrics::Metrics;
-use nsqdelayd::ingest::{Config, Intake, listener};
+use nsqdelayd::ingest::{Config, Intake, Transports, listener};
 use nsqdelayd::message::Delay;
 use nsqdelayd::nsq::frame::{Frame, FrameType};
 use nsqdelayd::store::ScheduleStore;
@@ -53,6 +58,12 @@ impl Door {
             max_connections: 100,
             handshake_timeout: Duration::from_secs(5),
             connection_in_flight_bytes_max: 1024 * 1024,
+            transports: Transports {
+                max_deflate_level: 6,
+                ..Transports::default()
+            },
+            access: None,
+            hosts: Hosts::default(),
         };
         change(&mut config);
         let store = Arc::new(MemoryStore::new());
@@ -60,6 +71,7 @@ impl Door {
         let intake = Intake {
             store: dyn_store,
             config: Arc::new(config),
+            passthrough: None,
         };
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let door = Self {

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nsqdelayd::ingest::access::Hosts;
 use nsqdelayd::ingest::clients::Clients;
 use nsqdelayd::ingest::http::{HttpState, InstanceFacts, serve};
 use nsqdelayd::ingest::metrics::Metrics;
-use nsqdelayd::ingest::{Config, Intake};
+use nsqdelayd::ingest::{Config, Intake, Transports};
 use nsqdelayd::message::Delay;
 use nsqdelayd::phase::Phase;
 use nsqdelayd::store::ScheduleStore;
@@ -51,6 +52,12 @@ impl HttpDoor {
             max_connections: 100,
             handshake_timeout: Duration::from_secs(30),
             connection_in_flight_bytes_max: 1024 * 1024,
+            transports: Transports {
+                max_deflate_level: 6,
+                ..Transports::default()
+            },
+            access: None,
+            hosts: Hosts::default(),
         };
         change(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -71,6 +78,7 @@ impl HttpDoor {
             intake: Intake {
                 store: dyn_store,
                 config: Arc::new(config),
+                passthrough: None,
             },
             clients: door.clients.clone(),
             metrics: door.metrics.clone(),
@@ -82,11 +90,18 @@ impl HttpDoor {
                 broadcast_address: "127.0.0.1".to_owned(),
                 tcp_port: 4140,
                 http_port: address.port(),
+                https_port: 0,
                 start_time_unix_s: 1_800_000_000,
             }),
             unready: Arc::new(Vec::new),
         };
-        let server = serve(listener, state, door.tracker.clone(), door.drain.clone());
+        let server = serve(
+            listener,
+            None,
+            state,
+            door.tracker.clone(),
+            door.drain.clone(),
+        );
         door.tracker.spawn(server);
         door
     }

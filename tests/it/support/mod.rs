@@ -9,6 +9,8 @@
 )]
 
 pub(crate) mod app;
+pub(crate) mod auth_server;
+pub(crate) mod certificates;
 pub(crate) mod child;
 pub(crate) mod consumer;
 pub(crate) mod http;
@@ -19,7 +21,6 @@ pub(crate) mod memory_store;
 pub(crate) mod nsqd;
 pub(crate) mod producer;
 pub(crate) mod redis;
-mod selftest;
 pub(crate) mod wait;
 
 use std::net::{Ipv4Addr, TcpListener};

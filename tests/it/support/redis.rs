@@ -101,6 +101,18 @@ impl Redis {
         });
     }
 
+    /// Kills it, and starts it again with nothing in it.
+    pub(crate) fn lose_everything(&mut self) {
+        self.child.kill9();
+        for entry in std::fs::read_dir(self.dir.path()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                std::fs::remove_dir_all(path).unwrap();
+            }
+        }
+        self.restart();
+    }
+
     /// Stops its clockwork with SIGSTOP: connections stay, nothing answers.
     pub(crate) fn pause(&self) {
         self.child.signal(Signal::STOP);

@@ -1,26 +1,35 @@
 //! What is said on one connection between magic and end: reads, decodes, asks, answers, beats. Cut
 //! into reading and writing halves it is generic, so that an upgraded transport can take their place.
 
-use std::time::Duration;
+mod admission;
+mod answers;
+
+use std::net::IpAddr;
 
 use bytes::{Buf as _, BytesMut};
-use futures_util::future::FutureExt as _;
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use admission::{Admission, Permit};
+
 use super::Desk;
-use super::flight::{Answer, Flight, Outcome};
-use crate::ingest::metrics::{CancelLabel, Door, Reason, RefusedLabel};
-use crate::ingest::reply::{self, Asked};
+use super::clock::Clock;
+use super::flight::{Flight, Outcome};
+use crate::ingest::TlsRequired;
+use crate::ingest::clients::ClientStats;
+use crate::ingest::metrics::Reason;
+use crate::ingest::reply::Asked;
 use crate::message::{Delay, Due, Message, TopicName};
 use crate::nsq::command::{Bodies, Command};
 use crate::nsq::decoder::{Decoder, Limits, Stop};
-use crate::nsq::error_code::{ErrorCode, Refusal};
-use crate::nsq::frame::{self, FrameType};
-use crate::nsq::identify::{Identify, Negotiated};
+use crate::nsq::error_code::Refusal;
+use crate::nsq::frame;
+use crate::nsq::identify::{Identify, Negotiated, Upgrades};
+use crate::transport::Compression;
+use crate::transport::tls::Peer;
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +38,15 @@ pub(super) enum End {
     Closed,
     /// We end it, and the client may be sending still.
     Told,
+}
+
+/// Why nothing more is read or written for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// It is over.
+    Ended(End),
+    /// All has been sent; the conversation goes on when the connection is upgraded.
+    Upgrade(Upgrades),
 }
 
 /// What becomes of further bytes.
@@ -76,11 +94,13 @@ pub(super) struct Conversation {
     /// Nobody reads what we write; what was read is still carried out.
     deaf: bool,
     said: Said,
-    /// nsqd counts heartbeats by the first IDENTIFY, and the client's time to speak by the latest.
-    heartbeat: Option<(Instant, Duration)>,
-    read_by: Option<Instant>,
-    rearm: bool,
+    clock: Clock,
+    admission: Admission,
     beats_without_progress: u32,
+    /// Written, and perhaps not sent.
+    unflushed: bool,
+    /// What the connection is to go on in, once the answer to IDENTIFY is sent.
+    upgrades: Option<Upgrades>,
     published: Vec<(TopicName, u64)>,
 }
 
@@ -93,24 +113,25 @@ const OUT_LEN_MAX: usize = 256 * 1024;
 const BEATS_WITHOUT_PROGRESS_MAX: u32 = 2;
 /// Most bytes that are kept of a client's name, host and agent each.
 const SELF_DESCRIPTION_LEN_MAX: usize = 1024;
-/// For a connection without any deadline.
-const NEVER: Duration = Duration::from_hours(24);
 
 impl Conversation {
-    pub(super) fn new(number: u64, desk: Desk) -> Self {
+    pub(super) fn new(number: u64, desk: Desk, remote_ip: IpAddr) -> Self {
         let config = &desk.intake.config;
         let limits = Limits {
             max_msg_size: config.max_msg_size,
             max_body_size: config.max_body_size,
             max_delay: config.max_delay,
         };
+        let mut decoder = Decoder::new(limits);
+        decoder.set_tls_missing(config.transports.tls_required != TlsRequired::Nobody);
+        let admission = Admission::new(config.access.clone(), remote_ip);
+        decoder.set_announcing(admission.is_required());
         let interval = config.heartbeat_interval;
-        let now = Instant::now();
         let accepted = desk.metrics.accepted.get_or_create(&Desk::label()).clone();
         Self {
             number,
             accepted,
-            decoder: Decoder::new(limits),
+            decoder,
             flight: Flight::new(desk.intake.clone()),
             negotiated: Negotiated::new(interval, config.max_heartbeat_interval),
             input: Input::Open,
@@ -121,33 +142,35 @@ impl Conversation {
             held: None,
             deaf: false,
             said: Said::Nothing,
-            heartbeat: Some((now + interval, interval)),
-            read_by: Some(now + interval * 2),
-            rearm: false,
+            clock: Clock::new(interval),
+            admission,
             beats_without_progress: 0,
+            unflushed: false,
+            upgrades: None,
             published: Vec::new(),
             desk,
         }
     }
 
-    /// Until the last frame has been written. `drain` ends it as soon as what was read is answered.
+    /// Until the last frame has been sent, or the last before an upgrade. `drain` ends it as soon as what
+    /// was read is answered.
     pub(super) async fn run(
-        mut self,
+        &mut self,
         reader: &mut (impl AsyncRead + Unpin),
         writer: &mut (impl AsyncWrite + Unpin),
         drain: &CancellationToken,
-    ) -> End {
+    ) -> Pause {
         let drained = drain.cancelled();
         tokio::pin!(drained);
-        let timer = sleep_until(self.next_deadline());
+        let timer = sleep_until(self.clock.next_deadline());
         tokio::pin!(timer);
         loop {
             self.take_commands();
-            if self.input == Input::Closed && self.flight.is_empty() && self.out.is_empty() {
-                return self.end;
+            if let Some(pause) = self.pause() {
+                return pause;
             }
-            if std::mem::take(&mut self.rearm) {
-                timer.as_mut().reset(self.next_deadline());
+            if let Some(deadline) = self.clock.moved() {
+                timer.as_mut().reset(deadline);
             }
             let reads = self.input == Input::Open && self.has_room();
             if reads {
@@ -159,23 +182,12 @@ impl Conversation {
             // goes before what takes it.
             tokio::select! {
                 biased;
-                () = timer.as_mut() => {
-                    self.tick(Instant::now());
-                    self.rearm = true;
-                }
+                () = timer.as_mut() => self.tick(Instant::now()),
                 () = &mut drained, if self.input == Input::Open => self.input = Input::Draining,
                 answer = self.flight.next(), if answers => self.take_answers(answer),
-                written = writer.write(&self.out), if !self.out.is_empty() => match written {
-                    Ok(len @ 1..) => {
-                        self.out.advance(len);
-                        self.beats_without_progress = 0;
-                    }
-                    Ok(0) => self.peer_is_gone(),
-                    Err(error) => {
-                        debug!(%error, "cannot write");
-                        self.peer_is_gone();
-                    }
-                },
+                sent = send(writer, &self.out), if !self.out.is_empty() || self.unflushed => {
+                    self.has_sent(sent);
+                }
                 read = reader.read_buf(&mut self.buffer), if reads => match read {
                     Ok(1..) => self.adapt_read_len(),
                     Ok(0) => self.input = Input::Ended,
@@ -188,9 +200,61 @@ impl Conversation {
         }
     }
 
+    fn has_sent(&mut self, sent: std::io::Result<Sent>) {
+        match sent {
+            Ok(Sent::Written(len @ 1..)) => {
+                self.out.advance(len);
+                self.unflushed = true;
+                self.beats_without_progress = 0;
+            }
+            Ok(Sent::Written(0)) => self.peer_is_gone(),
+            Ok(Sent::All) => self.unflushed = false,
+            Err(error) => {
+                debug!(%error, "cannot write");
+                self.peer_is_gone();
+            }
+        }
+    }
+
+    /// Whether all is sent and there is nothing more to do here.
+    fn pause(&mut self) -> Option<Pause> {
+        if !self.flight.is_empty() || !self.out.is_empty() || self.unflushed {
+            return None;
+        }
+        match (self.input, self.upgrades) {
+            (Input::Closed, _) => Some(Pause::Ended(self.end)),
+            (Input::Draining, Some(_)) => Some(Pause::Ended(End::Told)),
+            (Input::Open | Input::Ended, Some(_)) => self.upgrades.take().map(Pause::Upgrade),
+            (Input::Open | Input::Ended | Input::Draining, None) => None,
+        }
+    }
+
+    /// The connection has been upgraded; the client waits for `OK`. What it sent before is lost, as in
+    /// nsqd.
+    pub(super) fn go_on(&mut self, compression: Option<Compression>) {
+        self.buffer.clear();
+        self.out.extend_from_slice(frame::OK);
+        self.desk.clients.update(self.number, |stats| {
+            stats.compression = compression.or(stats.compression);
+        });
+        self.restart_read_deadline();
+        self.clock.move_timer();
+    }
+
+    /// The connection is in TLS from here on.
+    pub(super) fn is_in_tls(&mut self, peer: Peer) {
+        self.decoder.set_tls_missing(false);
+        self.admission.set_tls(peer.common_name.clone());
+        let shown = |stats: &mut ClientStats| stats.tls = Some(peer);
+        self.desk.clients.update(self.number, shown);
+    }
+
     /// Whether another command may be asked.
     fn has_room(&self) -> bool {
-        self.held.is_none() && self.flight.admits() && self.out.len() < OUT_LEN_MAX
+        self.held.is_none()
+            && self.upgrades.is_none()
+            && self.flight.admits()
+            && self.out.len() < OUT_LEN_MAX
     }
 
     /// Bodies are slices of the buffer, so that room made is often memory allocated: not for little.
@@ -210,7 +274,7 @@ impl Conversation {
     /// Decodes and starts all that has arrived and may start.
     fn take_commands(&mut self) {
         let mut any = false;
-        while self.input != Input::Closed {
+        while self.input != Input::Closed && self.upgrades.is_none() {
             let command = match self.held.take() {
                 Some(command) => command,
                 None if !self.has_room() => break,
@@ -227,9 +291,20 @@ impl Conversation {
                 },
             };
             any = true;
-            if !self.may_start(&command) {
-                self.held = Some(command);
-                break;
+            let permit = match self.may_start(&command) {
+                true => self.permit(&command),
+                false => Permit::Wait,
+            };
+            match permit {
+                Permit::Yes => {}
+                Permit::Wait => {
+                    self.held = Some(command);
+                    break;
+                }
+                Permit::No(refusal) => {
+                    self.refuse(refusal);
+                    break;
+                }
             }
             if self.said == Said::Nothing {
                 self.said = Said::Something;
@@ -250,6 +325,7 @@ impl Conversation {
             | Command::Pub { .. }
             | Command::Mpub { .. }
             | Command::Mdpub { .. }
+            | Command::Ahead { .. }
             | Command::Identify(_)
             | Command::Auth(_)
             | Command::Nop => true,
@@ -296,12 +372,9 @@ impl Conversation {
     fn start(&mut self, command: Command) {
         let now = Due::After(Delay(0));
         match command {
-            Command::Nop => {}
+            Command::Nop | Command::Ahead { .. } => {}
             Command::Identify(json) => self.identify(&json),
-            Command::Auth(_) => {
-                let text = "AUTH disabled".as_bytes();
-                self.refuse(Refusal::new(ErrorCode::AuthDisabled, text));
-            }
+            Command::Auth(secret) => self.auth(&secret),
             Command::Pub { topic, body } => {
                 self.flight.publish_one(
                     Asked::Pub,
@@ -344,7 +417,7 @@ impl Conversation {
                 let messages = messages(&topic, Due::After(delay), &bodies);
                 self.flight.publish_many(Asked::Mdpub, messages);
             }
-            Command::Cancel(id) => self.flight.cancel(&id),
+            Command::Cancel(id) => self.flight.cancel(&id, self.admission.grants()),
         }
     }
 
@@ -356,143 +429,50 @@ impl Conversation {
         if let Err(refusal) = self.negotiated.apply(&asked) {
             return self.refuse(refusal);
         }
-        let response = self.negotiated.response(&asked);
+        let offers = self
+            .desk
+            .intake
+            .config
+            .transports
+            .offers(self.admission.is_required());
+        let (response, upgrades) = match self.negotiated.response(&asked, offers) {
+            Ok(answer) => answer,
+            Err(refusal) => return self.refuse(refusal),
+        };
         self.flight.respond(Outcome::Response(response));
+        self.upgrades = Some(upgrades).filter(|upgrades| *upgrades != Upgrades::default());
         if self.said != Said::WhoItIs {
             self.said = Said::WhoItIs;
-            let interval = self.negotiated.heartbeat_interval;
-            self.heartbeat = interval.map(|interval| (Instant::now() + interval, interval));
+            self.clock.set_heartbeat(self.negotiated.heartbeat_interval);
         }
-        self.rearm = true;
+        self.clock.move_timer();
         self.desk.clients.update(self.number, |stats| {
             stats.client_id = shorten(asked.client_id);
             stats.hostname = shorten(asked.hostname);
             stats.user_agent = shorten(asked.user_agent);
+            stats.sample_rate = self.negotiated.sample_rate;
         });
-    }
-
-    /// Tells the client this answer and all others that have come.
-    fn take_answers(&mut self, first: Answer) {
-        self.tell(first.outcome);
-        while !self.flight.is_empty() && self.out.len() < OUT_LEN_MAX {
-            match self.flight.next().now_or_never() {
-                Some(answer) => self.tell(answer.outcome),
-                None => break,
-            }
-        }
-        if self.deaf {
-            self.out.clear();
-        }
-        if !self.published.is_empty() {
-            self.desk.clients.update(self.number, |stats| {
-                for (topic, count) in &self.published {
-                    stats.add_published(topic, *count);
-                }
-            });
-            self.published.clear();
-        }
-        // nsqd counts the time of a client from the end of its last command.
-        if self.flight.is_empty() {
-            self.restart_read_deadline();
-        }
-    }
-
-    fn tell(&mut self, outcome: Outcome) {
-        match outcome {
-            Outcome::Accepted { commands, messages } => {
-                for _ in 0..commands {
-                    self.out.extend_from_slice(frame::OK);
-                }
-                let count = messages.iter().map(|(_, count)| count).sum();
-                self.accepted.inc_by(count);
-                if self.published.is_empty() {
-                    self.published = messages;
-                } else {
-                    self.published.extend(messages);
-                }
-            }
-            Outcome::NotAccepted {
-                kind,
-                messages,
-                refusal,
-            } => {
-                self.count_refused(reply::reason(kind), messages);
-                self.tell_refusal(&refusal);
-            }
-            Outcome::Cancel(result, refusal) => {
-                if let Ok(result) = result {
-                    let label = CancelLabel {
-                        result: result.into(),
-                    };
-                    self.desk.metrics.cancelled.get_or_create(&label).inc();
-                }
-                match refusal {
-                    None => self.out.extend_from_slice(frame::OK),
-                    Some(refusal) => self.tell_refusal(&refusal),
-                }
-            }
-            Outcome::Response(body) => {
-                frame::encode(FrameType::Response, &body, &mut self.out);
-            }
-            Outcome::Refused(refusal) => {
-                let too_big = refusal.too_big;
-                let reason = if too_big {
-                    Reason::TooBig
-                } else {
-                    Reason::Invalid
-                };
-                self.count_refused(reason, 1);
-                self.tell_refusal(&refusal);
-            }
-        }
-    }
-
-    /// Nothing is answered after a fatal one.
-    fn tell_refusal(&mut self, refusal: &Refusal) {
-        refusal.encode(&mut self.out);
-        if refusal.code.is_fatal() {
-            self.flight.clear();
-            self.close_input();
-        }
-    }
-
-    fn count_refused(&self, reason: Reason, messages: usize) {
-        let door = Door::Tcp;
-        let label = RefusedLabel { door, reason };
-        let refused = self.desk.metrics.refused.get_or_create(&label);
-        refused.inc_by(u64::try_from(messages).unwrap_or(u64::MAX));
     }
 
     fn peer_is_gone(&mut self) {
         self.deaf = true;
+        self.unflushed = false;
         self.out.clear();
         self.end = End::Closed;
         self.close_input();
     }
 
-    fn next_deadline(&self) -> Instant {
-        let beat = self.heartbeat.map(|(at, _)| at);
-        let deadlines = [beat, self.read_by];
-        let next = deadlines.into_iter().flatten().min();
-        next.unwrap_or_else(|| Instant::now() + NEVER)
-    }
-
-    /// The timer is not moved for it: when it goes off too early, it is set again.
     fn restart_read_deadline(&mut self) {
         let interval = self.negotiated.heartbeat_interval;
-        self.read_by = interval.map(|interval| Instant::now() + interval * 2);
+        self.clock.restart_read(interval);
     }
 
     fn tick(&mut self, now: Instant) {
-        if let Some((at, interval)) = &mut self.heartbeat
-            && *at <= now
-        {
-            while *at <= now {
-                *at += *interval;
-            }
+        self.clock.move_timer();
+        if self.clock.beat_is_due(now) {
             self.beat();
         }
-        if self.read_by.is_some_and(|by| by <= now) {
+        if self.clock.read_is_over(now) {
             let waits_for_us = !self.flight.is_empty() || !self.out.is_empty();
             if self.input != Input::Open || waits_for_us {
                 self.restart_read_deadline();
@@ -506,7 +486,7 @@ impl Conversation {
     }
 
     fn beat(&mut self) {
-        if self.out.is_empty() {
+        if self.out.is_empty() && !self.unflushed {
             self.beats_without_progress = 0;
         } else {
             self.beats_without_progress += 1;
@@ -519,6 +499,9 @@ impl Conversation {
         // A client that began with IDENTIFY takes the first frame for its answer.
         let identifies =
             self.said == Said::Nothing && self.decoder.identify_has_begun(&self.buffer);
+        let identifies = identifies
+            || self.admission.is_under_way()
+            || self.admission.is_required() && self.decoder.auth_has_begun(&self.buffer);
         let ending = self.input == Input::Closed && self.flight.is_empty();
         if !identifies && !ending && !self.deaf && self.out.len() < OUT_LEN_MAX {
             self.out.extend_from_slice(frame::HEARTBEAT);
@@ -531,6 +514,24 @@ impl Conversation {
             self.out = BytesMut::new();
         }
     }
+}
+
+/// What one step of sending did.
+enum Sent {
+    /// So many bytes were taken.
+    Written(usize),
+    /// All that was taken is on its way.
+    All,
+}
+
+/// Writes, or when there is nothing to write, flushes: what is compressed or in TLS waits for that. May
+/// be dropped at its await.
+async fn send(writer: &mut (impl AsyncWrite + Unpin), out: &[u8]) -> std::io::Result<Sent> {
+    if out.is_empty() {
+        writer.flush().await?;
+        return Ok(Sent::All);
+    }
+    writer.write(out).await.map(Sent::Written)
 }
 
 /// What a client says of itself is kept as long as it stays, and shown: not by the megabyte.

@@ -1,0 +1,105 @@
+//! A small HTTP client for asking the servers of NSQ's world: one GET at a time, bounded in time and
+//! size. Uses no proxy, follows no redirect, keeps no connection. Knows nothing of what is asked.
+
+use std::error::Error as _;
+use std::fmt;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::redirect::Policy;
+
+/// Bounds of one request.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// How long connecting may take.
+    pub connect: Duration,
+    /// How long all of it may take.
+    pub request: Duration,
+    /// Longest body of an answer, in bytes.
+    pub body_bytes_max: usize,
+}
+
+/// Asks. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct HttpClient {
+    client: reqwest::Client,
+    body_bytes_max: usize,
+}
+
+/// A whole answer, of any status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// Why there is no answer: a sentence for the log.
+#[derive(Debug)]
+pub struct NoAnswer(String);
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NoAnswer {}
+
+impl HttpClient {
+    /// A client with these bounds.
+    pub fn new(bounds: Bounds) -> Result<Self, NoAnswer> {
+        let client = reqwest::Client::builder()
+            .connect_timeout(bounds.connect)
+            .timeout(bounds.request)
+            .no_proxy()
+            .redirect(Policy::none())
+            .pool_max_idle_per_host(0)
+            .build()
+            .map_err(|error| no_answer(&error))?;
+        Ok(Self {
+            client,
+            body_bytes_max: bounds.body_bytes_max,
+        })
+    }
+
+    /// GET of `url` with `query` appended. Cancel safe: dropping it closes the connection.
+    pub async fn get(
+        &self,
+        url: &str,
+        query: &[(&str, &str)],
+        accept: &'static str,
+    ) -> Result<Answer, NoAnswer> {
+        let request = self
+            .client
+            .get(url)
+            .query(query)
+            .header(reqwest::header::ACCEPT, accept);
+        let mut response = request.send().await.map_err(|error| no_answer(&error))?;
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| no_answer(&error))? {
+            if body.len() + chunk.len() > self.body_bytes_max {
+                return Err(NoAnswer(format!("over {} bytes", self.body_bytes_max)));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Answer {
+            status: response.status().as_u16(),
+            body: body.freeze(),
+        })
+    }
+}
+
+/// The innermost cause says the most; the outer ones only that a request failed. A query may hold a
+/// secret, so that the address is left out.
+fn no_answer(error: &reqwest::Error) -> NoAnswer {
+    if error.is_timeout() {
+        return NoAnswer("no answer in time".to_owned());
+    }
+    let mut cause = error.source();
+    while let Some(inner) = cause.and_then(std::error::Error::source) {
+        cause = Some(inner);
+    }
+    NoAnswer(cause.map_or_else(|| "no answer".to_owned(), ToString::to_string))
+}
