@@ -12,9 +12,9 @@
 //! - [`id`]: a message's id and the place it names
 //! - [`transport`]: TLS, snappy, deflate
 //! - [`nsq`]: the wire, both directions
+//! - [`http_client`]: questions to servers beside the path: nsqlookupd
 //! - [`nsqd`]: a conversation with one nsqd
 //! - [`finding`]: what an examination finds
-//! - [`http_client`]: questions to servers beside the path: nsqlookupd
 //! - [`store`]: Redis: packs, scripts, claims
 //! - [`forward`]: connections to nsqd
 //! - [`dispatch`]: one state machine per shard

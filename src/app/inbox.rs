@@ -1,6 +1,5 @@
 //! An instance that only fetches: the store and the inbox, no door, nothing that hands out.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -37,11 +36,8 @@ impl Inbox {
             &stage.tracker,
             stage.stop.clone(),
         );
-        let intake = Intake {
-            store: started.await.map_err(StartError::Store)?,
-            config: Arc::new(config.ingest),
-            passthrough: None,
-        };
+        let store = started.await.map_err(StartError::Store)?;
+        let intake = Intake::new(store, config.ingest, None);
         let metrics = ingest::metrics::Metrics::register(&mut registry);
         let stage = &parts.doors;
         if let Some(inbox) = config.inbox {

@@ -35,6 +35,8 @@ const HEARTBEAT_MAX: Duration = Duration::from_mins(1);
 const MSG_SIZE_MAX: usize = 256 << 20;
 /// Largest memory budget: what a pointer can address of a machine that runs this.
 const BYTES_MAX: usize = 1 << 40;
+/// Largest limit on what is pending: what Redis counts.
+const COUNT_MAX: u64 = 1 << 53;
 /// What MPUB's body holds beside one message: the number of messages and the message's size.
 const MPUB_OVERHEAD: usize = 8;
 
@@ -106,6 +108,7 @@ fn dispatch(reader: &mut Reader<'_>) -> dispatch::Config {
         heartbeat: reader.duration("instance_heartbeat", ms(50)..=s(100)),
         read_ahead: reader.duration("read_ahead", ms(0)..=s(10)),
         sweep: reader.duration("sweep", ms(100)..=s(3600)),
+        clock_step_hold: reader.duration("clock_step_hold", ms(0)..=s(3600)),
         open_bytes_max: reader.number("open_bytes_max", 65_536..=BYTES_MAX),
         unsettled_max: reader.number("unsettled_max", 1..=10_000_000),
         batch_messages_max: reader.number("batch_messages_max", 1..=100_000),
@@ -158,6 +161,13 @@ fn ingest(reader: &mut Reader<'_>) -> ingest::Config {
         transports: tls::transports(reader),
         access: access::access(reader),
         hosts: access::hosts(reader),
+        in_flight_bytes_max: reader.number("in_flight_bytes_max", 1024..=BYTES_MAX),
+        limits: ingest::Limits {
+            pending_messages_max: reader.number("pending_messages_max", 0..=COUNT_MAX),
+            pending_bytes_max: reader.number("pending_bytes_max", 0..=COUNT_MAX),
+            topic_pending_messages_max: reader.number("topic_pending_messages_max", 0..=COUNT_MAX),
+            topic_pending_bytes_max: reader.number("topic_pending_bytes_max", 0..=COUNT_MAX),
+        },
     }
 }
 
@@ -265,7 +275,7 @@ fn times_agree(config: &Config, reader: &mut Reader<'_>) {
 fn sizes_agree(config: &Config, reader: &mut Reader<'_>) {
     let message = config.ingest.max_msg_size + MPUB_OVERHEAD;
     let body = config.ingest.max_body_size;
-    let at_least: [(usize, &'static str, usize, &'static str); 6] = [
+    let at_least: [(usize, &'static str, usize, &'static str); 7] = [
         (
             body,
             "max_body_size",
@@ -275,6 +285,12 @@ fn sizes_agree(config: &Config, reader: &mut Reader<'_>) {
         (
             config.ingest.connection_in_flight_bytes_max,
             "connection_in_flight_bytes_max",
+            body,
+            "max_body_size",
+        ),
+        (
+            config.ingest.in_flight_bytes_max,
+            "in_flight_bytes_max",
             body,
             "max_body_size",
         ),

@@ -264,7 +264,7 @@ fn entry_of_many(operation: Operation) -> Entry {
     }
 }
 
-fn draft_codes() -> [Code; 10] {
+fn draft_codes() -> [Code; 12] {
     [
         Code::InvalidTopic,
         Code::InvalidId,
@@ -276,6 +276,8 @@ fn draft_codes() -> [Code; 10] {
         Code::MessageTooBig,
         Code::ConflictingFields,
         Code::IdConflict,
+        Code::PendingFull,
+        Code::TopicFull,
     ]
 }
 
@@ -335,7 +337,7 @@ fn refusal(status: u16, codes: &[&str]) -> Answer {
             .description(Some(text))
             .build()
     };
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
         let text = "Seconds after which to try again";
         answer = answer.header("Retry-After", header(text, Type::Integer));
     }

@@ -1,6 +1,8 @@
 //! Turns messages that go to one shard in one write into packs. Pure: the caller has stamped the due
 //! times and gives scores.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -58,6 +60,7 @@ pub(super) fn pack(
     };
     let mut places: Vec<Option<MintedId>> = vec![None; messages.len()];
     let mut group: Vec<(usize, &Stamped)> = Vec::new();
+    let mut topics: HashSet<&TopicName> = HashSet::new();
     let mut bytes = 0;
     for index in order {
         let Some(stamped) = messages.get(index) else {
@@ -68,7 +71,7 @@ pub(super) fn pack(
             stamped.due.ms_since(first.due) <= limits.window_ms
                 && bytes + size <= limits.bytes
                 && group.len() < usize::from(PACK_RECORDS_MAX)
-                && (group.len() < TOPICS_MAX || topics_of(&group) < TOPICS_MAX)
+                && (topics.len() < TOPICS_MAX || topics.contains(&stamped.message.topic))
         });
         if !fits {
             close(
@@ -80,8 +83,14 @@ pub(super) fn pack(
                 &mut places,
             );
             bytes = 0;
+            topics.clear();
         }
         bytes += size;
+        // Neighbours mostly share their topic.
+        let neighbour = group.last().map(|(_, m)| &m.message.topic);
+        if neighbour != Some(&stamped.message.topic) {
+            topics.insert(&stamped.message.topic);
+        }
         group.push((index, stamped));
     }
     close(
@@ -97,16 +106,15 @@ pub(super) fn pack(
     packed
 }
 
-fn topics_of(group: &[(usize, &Stamped)]) -> usize {
-    let topics: std::collections::HashSet<_> =
-        group.iter().map(|(_, m)| &m.message.topic).collect();
-    topics.len()
-}
-
-fn count_topic(topics: &mut Vec<(TopicName, u64)>, topic: &TopicName) {
-    match topics.iter_mut().rfind(|(name, _)| name == topic) {
-        Some((_, messages)) => *messages += 1,
-        None => topics.push((topic.clone(), 1)),
+fn count_topic(topics: &mut Vec<(TopicName, u64, u64)>, message: &Message) {
+    let topic = &message.topic;
+    let len = message.body.len() as u64;
+    match topics.iter_mut().rfind(|(name, ..)| name == topic) {
+        Some((_, messages, bytes)) => {
+            *messages += 1;
+            *bytes += len;
+        }
+        None => topics.push((topic.clone(), 1, len)),
     }
 }
 
@@ -127,7 +135,7 @@ fn close(
     let nonce = scores.nonce();
     let count = u16::try_from(group.len()).unwrap_or(PACK_RECORDS_MAX);
     let mut ids = Vec::new();
-    let mut topics: Vec<(TopicName, u64)> = Vec::new();
+    let mut topics: Vec<(TopicName, u64, u64)> = Vec::new();
     let mut records = Vec::with_capacity(group.len());
     for (position, (index, stamped)) in (0_u16..).zip(group.drain(..)) {
         let Stamped { due, message } = stamped;
@@ -144,7 +152,7 @@ fn close(
                 count,
             });
         }
-        count_topic(&mut topics, &message.topic);
+        count_topic(&mut topics, message);
         let id = message.id.as_ref().map(|id| {
             let digest = digest_of(message);
             let entry = Entry {
@@ -177,7 +185,7 @@ fn close(
     .encode();
     let topics = topics
         .into_iter()
-        .map(|(topic, n)| (topic.as_str().to_owned(), n))
+        .map(|(topic, n, bytes)| (topic.as_str().to_owned(), n, bytes))
         .collect();
     packs.push(NewPack {
         score,
