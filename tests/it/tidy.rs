@@ -19,7 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("nsq", &["message"]),
     ("store", &["message", "id", "shard", "monotonic"]),
     ("http_client", &[]),
-    ("forward", &["message", "nsq", "http_client"]),
+    ("forward", &["message", "nsq", "http_client", "transport"]),
     (
         "dispatch",
         &["message", "id", "shard", "monotonic", "store", "forward"],
