@@ -1,6 +1,6 @@
 # Two commands matter: `make run` and `make test`. Both install what is missing (tests/tools.sh).
 
-.PHONY: run test demo tools prove lint soak
+.PHONY: run test demo tools prove lint soak chaos model
 .DEFAULT_GOAL := run
 
 # Starts nsqdelayd with a Redis and an nsqd of its own; ends with Ctrl-C.
@@ -26,6 +26,19 @@ tools:
 SEEDS ?= 100000
 soak:
 	SIM_SEEDS=$(SEEDS) cargo test --release --locked --test sim -- every_promise --nocapture
+
+# Whole instances under faults: three of them, Redis and two nsqds, killed, frozen and cut off by a schedule
+# that follows from SEED (none: from the clock). Prints the schedule and a report; fails if a promise is broken.
+SEED ?=
+MINUTES ?= 10
+chaos: tools
+	SEED=$(SEED) MINUTES=$(MINUTES) cargo test --locked --test chaos -- \
+		--nocapture --exact every_promise_holds_under_faults
+
+# The protocol's model, searched further than `make test` does.
+MODEL_BOUND ?= 1
+model: tools-run
+	MODEL_BOUND=$(MODEL_BOUND) cargo test --release --locked --test protocol -- --nocapture
 
 # The checks of .ci/run that need no tests.
 lint:

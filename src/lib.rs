@@ -13,12 +13,16 @@
 //! - [`transport`]: TLS, snappy, deflate
 //! - [`nsq`]: the wire, both directions
 //! - [`http_client`]: questions to servers beside the path: nsqlookupd
+//! - [`nsqd`]: a conversation with one nsqd
+//! - [`finding`]: what an examination finds
 //! - [`store`]: Redis: packs, scripts, claims
 //! - [`forward`]: connections to nsqd
 //! - [`dispatch`]: one state machine per shard
-//! - [`ingest`]: the doors
+//! - [`ingest`]: the doors and the inbox
 //! - [`telemetry`]: logs and metrics
-//! - [`config`], [`app`], [`cli`]: the composition
+//! - [`config`]: the settings
+//! - [`doctor`]: examines Redis and nsqd
+//! - [`app`], [`cli`]: the composition
 //!
 //! `tests/it/tidy.rs` holds the import table against the code.
 
@@ -26,6 +30,8 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod dispatch;
+pub mod doctor;
+pub mod finding;
 pub mod forward;
 pub mod http_client;
 pub mod id;
@@ -33,6 +39,7 @@ pub mod ingest;
 pub mod message;
 pub mod monotonic;
 pub mod nsq;
+pub mod nsqd;
 pub mod phase;
 pub mod shard;
 pub mod store;

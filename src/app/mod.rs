@@ -2,12 +2,14 @@
 //! the opposite order so that nothing acknowledged is left half done. Decides nothing about messages.
 
 mod address_file;
+mod inbox;
 mod limits;
 mod parts;
 mod passthrough;
 mod signals;
 mod stage;
 
+pub use inbox::Inbox;
 pub use signals::Signals;
 
 use std::fmt;

@@ -83,14 +83,15 @@ impl Parts {
             config: Arc::new(config.ingest),
             passthrough,
         };
-        parts.open(intake, metrics, registry, doors, phases);
+        parts.open(intake, config.inbox, metrics, registry, doors, phases);
         Ok(parts)
     }
 
-    /// Opens both doors.
+    /// Opens both doors, and the inbox if there is one.
     fn open(
         &self,
         intake: Intake,
+        inbox: Option<ingest::inbox::Config>,
         metrics: ingest::metrics::Metrics,
         registry: Registry,
         doors: Doors,
@@ -114,6 +115,15 @@ impl Parts {
             stage.tracker.clone(),
             stage.stop.clone(),
         ));
+        if let Some(inbox) = inbox {
+            ingest::inbox::start(
+                inbox,
+                intake.clone(),
+                metrics.clone(),
+                &stage.tracker,
+                stage.stop.clone(),
+            );
+        }
         let shared = HttpState {
             intake,
             clients,

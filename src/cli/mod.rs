@@ -5,7 +5,9 @@ mod bench;
 mod cancel;
 mod check_config;
 mod dev;
+mod doctor;
 mod get;
+mod inbox;
 mod list;
 mod output;
 mod publish;
@@ -31,6 +33,7 @@ const EXAMPLES: &str = "\
 Examples:
   nsqdelayd dev                                        everything on this machine, to try it
   nsqdelayd serve --redis redis://10.0.0.5:6379 --nsqd-tcp-address 10.0.0.7:4150
+  nsqdelayd doctor --config /etc/nsqdelayd.toml        is Redis fit, is nsqd there?
   nsqdelayd publish --topic orders --delay 5s 'hello'
   nsqdelayd cancel <id>
 
@@ -55,6 +58,12 @@ enum Command {
     /// Prints the effective settings, or what is wrong with them (exit code 64).
     #[command(after_help = check_config::EXAMPLES)]
     CheckConfig(settings::Settings),
+    /// Examines Redis and nsqd, and says what to change. Nothing is written.
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::Args),
+    /// Consumes a topic of JSON messages from nsqd and schedules them, and does nothing else.
+    #[command(after_help = inbox::EXAMPLES)]
+    Inbox(inbox::Args),
     /// Publishes a message, now or later; prints its id.
     #[command(after_help = publish::EXAMPLES)]
     Publish(publish::Args),
@@ -132,6 +141,8 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Serve(settings) => serve::run(&settings),
         Command::Dev(args) => dev::run(&args),
         Command::CheckConfig(settings) => check_config::run(&settings),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Inbox(args) => inbox::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Get(args) => get::run(&args),
         Command::Cancel(args) => cancel::run(&args),

@@ -69,7 +69,7 @@ pub(super) async fn drain(app: App, signals: &mut Signals) -> Result<(), Failure
     }
 }
 
-fn unfinished() -> Failure {
+pub(super) fn unfinished() -> Failure {
     Failure::Failed(
         "stopped before everything was finished; what is left is delivered by the next owner of its \
          shards; raise drain_timeout to give a stop more time"
@@ -77,6 +77,6 @@ fn unfinished() -> Failure {
     )
 }
 
-fn stopped_early(signal: &str) -> Failure {
+pub(super) fn stopped_early(signal: &str) -> Failure {
     Failure::Failed(format!("stopped at once by {signal}"))
 }

@@ -50,11 +50,14 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     }
     output::line(format_args!("{pending:>12} pending in all"))?;
     for producer in list("producers") {
+        let counts = producer.get("pub_counts").and_then(Value::as_array);
+        let counts = counts.into_iter().flatten();
+        let counts = counts.filter_map(|topic| topic.get("count")?.as_u64());
         output::line(format_args!(
             "producer {} ({}) sent {}",
             field(producer, "remote_address"),
             field(producer, "user_agent"),
-            field(producer, "message_count"),
+            counts.sum::<u64>(),
         ))?;
     }
     Ok(())

@@ -49,6 +49,8 @@ pub struct Config {
     pub passthrough: bool,
     /// Of the doors.
     pub ingest: ingest::Config,
+    /// Of the inbox, if there is one.
+    pub inbox: Option<ingest::inbox::Config>,
 }
 
 /// A checked configuration and what it was made from.

@@ -15,7 +15,8 @@ use crate::dispatch;
 use crate::forward;
 use crate::id::PACK_WINDOW_MS_MAX;
 use crate::ingest;
-use crate::message::Delay;
+use crate::message::{Delay, TopicName};
+use crate::nsq::consumption::ChannelName;
 use crate::shard::Topology;
 use crate::store;
 use crate::telemetry;
@@ -41,6 +42,7 @@ pub(super) fn config(reader: &mut Reader<'_>) -> Config {
     let address_file = reader.text("address_file");
     // Only the commands use it; here its name is as known as any.
     reader.text("token");
+    let forward = forward(reader);
     let config = Config {
         tcp_address: reader.address("tcp_address"),
         http_address: reader.address("http_address"),
@@ -50,8 +52,9 @@ pub(super) fn config(reader: &mut Reader<'_>) -> Config {
         log: log(reader),
         store: store(reader),
         dispatch: dispatch(reader),
-        forward: forward(reader),
         passthrough: reader.switch("passthrough"),
+        inbox: inbox(reader, &forward),
+        forward,
         ingest: ingest(reader),
     };
     if reader.sound() {
@@ -155,6 +158,47 @@ fn ingest(reader: &mut Reader<'_>) -> ingest::Config {
         access: access::access(reader),
         hosts: access::hosts(reader),
     }
+}
+
+/// The inbox, if a topic is named. What is not its own it has in common with the connections to nsqd.
+fn inbox(reader: &mut Reader<'_>, forward: &forward::Config) -> Option<ingest::inbox::Config> {
+    let topic = reader.parsed(
+        "inbox_topic",
+        "must be 1 to 56 of [.a-zA-Z0-9_-], optionally followed by #ephemeral, so that .invalid can be appended",
+        |name| {
+            if name.is_empty() {
+                return Some(None);
+            }
+            let topic = TopicName::parse(name.as_bytes()).ok()?;
+            let beside = ingest::inbox::invalid_topic(&topic).ok()?;
+            Some(Some((topic, beside)))
+        },
+    );
+    let channel = reader.parsed(
+        "inbox_channel",
+        "must be 1 to 64 of [.a-zA-Z0-9_-], optionally ending in #ephemeral",
+        |name| ChannelName::parse(name.as_bytes()).ok().map(Some),
+    );
+    let mut nsqd_tcp_addresses = reader.addresses("inbox_nsqd_tcp_address");
+    let mut lookupd_http_addresses = reader.addresses("inbox_lookupd_http_address");
+    if nsqd_tcp_addresses.is_empty() && lookupd_http_addresses.is_empty() {
+        nsqd_tcp_addresses.clone_from(&forward.nsqd_tcp_addresses);
+        lookupd_http_addresses.clone_from(&forward.lookupd_http_addresses);
+    }
+    let in_flight_max = reader.number("inbox_max_in_flight", 1..=100_000);
+    let (topic, invalid_topic) = topic?;
+    Some(ingest::inbox::Config {
+        topic,
+        channel: channel?,
+        invalid_topic,
+        nsqd_tcp_addresses,
+        lookupd_http_addresses,
+        in_flight_max,
+        dial_timeout: forward.dial_timeout,
+        heartbeat_interval: forward.heartbeat_interval,
+        backoff_min: forward.backoff_min,
+        backoff_max: forward.backoff_max,
+    })
 }
 
 /// Durations that must agree.

@@ -293,3 +293,98 @@ fn the_example_is_sound() {
     let config = load(&sources).unwrap().config;
     assert_eq!(config.forward.nsqd_tcp_addresses.len(), 2);
 }
+
+#[test]
+fn files_of_tls_and_tokens_that_cannot_be_used_are_named() {
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let file = |text: &str| {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    };
+    let path = |file: &tempfile::NamedTempFile| file.path().to_str().unwrap().to_owned();
+    let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let (certificate, key) = (
+        file(&pair.cert.pem()),
+        file(&pair.signing_key.serialize_pem()),
+    );
+    let (other, junk) = (file(&other), file("junk"));
+    let (certificate, key, other, junk) =
+        (path(&certificate), path(&key), path(&other), path(&junk));
+    let good = [
+        ("tls_cert", certificate.as_str()),
+        ("tls_key", key.as_str()),
+    ];
+    assert!(
+        load(&sources(&good, &[]))
+            .unwrap()
+            .config
+            .ingest
+            .transports
+            .tls
+            .is_some()
+    );
+    for (flags, part) in [
+        (vec![good[0]], "tls_key = \"\" (the default): is missing"),
+        (vec![good[1]], "tls_cert = \"\" (the default): is missing"),
+        (
+            vec![good[0], ("tls_key", other.as_str())],
+            "does not belong to the certificate",
+        ),
+        (
+            vec![good[0], ("tls_key", junk.as_str())],
+            "no private key in PEM",
+        ),
+        (
+            vec![("tls_cert", junk.as_str()), good[1]],
+            "no certificate in PEM",
+        ),
+        (
+            vec![("tls_cert", "/nonexistent"), good[1]],
+            "cannot be read",
+        ),
+        (vec![("tls_required", "true")], "set tls_cert and tls_key"),
+        (
+            vec![("tls_client_auth_policy", "require")],
+            "set tls_cert and tls_key",
+        ),
+        (
+            vec![
+                good[0],
+                good[1],
+                ("tls_client_auth_policy", "require-verify"),
+            ],
+            "tls_root_ca_file",
+        ),
+        (
+            vec![("tls_root_ca_file", junk.as_str())],
+            "certificates of a CA",
+        ),
+        (
+            vec![("auth_http_address", "https://a/auth")],
+            "needs tls_root_ca_file",
+        ),
+        (
+            vec![("auth_http_address", "nonsense")],
+            "host:port, or a URL",
+        ),
+        (vec![("tokens_file", junk.as_str())], "is not TOML"),
+        (vec![("tokens_file", "/nonexistent")], "cannot be read"),
+        (vec![("max_deflate_level", "10")], "from 1 to 9"),
+        (vec![("tls_min_version", "ssl3.0")], "tls1.2 or tls1.3"),
+    ] {
+        let error = load(&sources(&flags, &[])).unwrap_err().to_string();
+        assert!(error.contains(part), "{flags:?}: {error}");
+    }
+}
+
+#[test]
+fn the_commands_token_is_not_printed() {
+    let loaded = load(&sources(&[("token", "hunter2-hunter2")], &[])).unwrap();
+    assert!(
+        !loaded.effective().contains("hunter2"),
+        "{}",
+        loaded.effective()
+    );
+    assert!(!loaded.changed().contains("hunter2"));
+}

@@ -19,6 +19,8 @@ pub enum Door {
     Http,
     /// The JSON API.
     V1,
+    /// The inbox.
+    Inbox,
 }
 
 impl EncodeLabelValue for Door {
@@ -27,6 +29,7 @@ impl EncodeLabelValue for Door {
             Self::Tcp => "tcp",
             Self::Http => "http",
             Self::V1 => "v1",
+            Self::Inbox => "inbox",
         })
     }
 }

@@ -1,5 +1,5 @@
-//! Three doors, one intake: what a producer asks, checked once, given to the store. Knows neither
-//! Redis nor nsqd's whereabouts: Redis is the only thing between ingest and dispatch.
+//! Three doors and an inbox, one intake: what a producer asks, checked once, given to the store. Knows
+//! no Redis, and nsqd only as the inbox's source: Redis is the only thing between ingest and dispatch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,7 @@ pub mod access;
 mod api_v1;
 pub mod clients;
 pub mod http;
+pub mod inbox;
 pub mod listener;
 pub mod metrics;
 mod nsqd_http;

@@ -3,6 +3,7 @@
 //! tests encode commands and decode frames.
 
 pub mod command;
+pub mod consumption;
 pub mod decoder;
 pub mod error_code;
 pub mod frame;

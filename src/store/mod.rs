@@ -9,6 +9,7 @@ mod connect;
 mod core;
 mod dead;
 mod entry;
+mod examine;
 mod keys;
 mod listing;
 mod lookup;
@@ -29,6 +30,7 @@ pub use claim::{
     ClaimStore, ClaimToken, Finished, Held, Members, NowBounds, PARK_MAX, ParkReply, ParkTo,
     Parked, Read, ReadMarks, ReadPack, Session, Turn, TurnReply, Wake,
 };
+pub use examine::examine;
 pub use pack::{BadPack, Pack, Record};
 pub use redis::RedisStore;
 pub use settings::Config;

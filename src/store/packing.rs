@@ -1,6 +1,8 @@
 //! Turns messages that go to one shard in one write into packs. Pure: the caller has stamped the due
 //! times and gives scores.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -58,6 +60,7 @@ pub(super) fn pack(
     };
     let mut places: Vec<Option<MintedId>> = vec![None; messages.len()];
     let mut group: Vec<(usize, &Stamped)> = Vec::new();
+    let mut topics: HashSet<&TopicName> = HashSet::new();
     let mut bytes = 0;
     for index in order {
         let Some(stamped) = messages.get(index) else {
@@ -68,7 +71,7 @@ pub(super) fn pack(
             stamped.due.ms_since(first.due) <= limits.window_ms
                 && bytes + size <= limits.bytes
                 && group.len() < usize::from(PACK_RECORDS_MAX)
-                && (group.len() < TOPICS_MAX || topics_of(&group) < TOPICS_MAX)
+                && (topics.len() < TOPICS_MAX || topics.contains(&stamped.message.topic))
         });
         if !fits {
             close(
@@ -80,8 +83,14 @@ pub(super) fn pack(
                 &mut places,
             );
             bytes = 0;
+            topics.clear();
         }
         bytes += size;
+        // Neighbours mostly share their topic.
+        let neighbour = group.last().map(|(_, m)| &m.message.topic);
+        if neighbour != Some(&stamped.message.topic) {
+            topics.insert(&stamped.message.topic);
+        }
         group.push((index, stamped));
     }
     close(
@@ -95,12 +104,6 @@ pub(super) fn pack(
     packed.minted = places.into_iter().flatten().collect();
     debug_assert_eq!(packed.minted.len(), messages.len());
     packed
-}
-
-fn topics_of(group: &[(usize, &Stamped)]) -> usize {
-    let topics: std::collections::HashSet<_> =
-        group.iter().map(|(_, m)| &m.message.topic).collect();
-    topics.len()
 }
 
 fn count_topic(topics: &mut Vec<(TopicName, u64)>, topic: &TopicName) {

@@ -69,7 +69,10 @@ impl Writer {
     /// Stores `messages`, all or none. Refused at once when too much is queued.
     pub(super) async fn store(&self, messages: Vec<Message>) -> Result<Vec<Receipt>, Error> {
         let bodies: usize = messages.iter().map(|m| m.body.len()).sum();
-        let bytes = bodies + messages.len() * REQUEST_OVERHEAD;
+        // A batch of a million small messages takes more than the whole queue may. It is let in when
+        // the queue is empty, and must not keep all others out as long as it is there.
+        let share_max = self.bytes_max - self.bytes_max / 4;
+        let bytes = (bodies + messages.len() * REQUEST_OVERHEAD).min(share_max);
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         if queued > 0 && queued + bytes > self.bytes_max {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);

@@ -49,6 +49,8 @@ fn help_has_examples_and_exits_with_0() {
         "serve",
         "dev",
         "check-config",
+        "doctor",
+        "inbox",
         "publish",
         "get",
         "cancel",
@@ -130,6 +132,13 @@ fn a_wrong_configuration_exits_with_64_and_names_key_and_remedy() {
     );
     check_fails(&["serve", "--no-such-flag"], 64, "--no-such-flag");
     check_fails(&["dev", "--redis", "redis://h:1"], 64, "--redis-port");
+    check_fails(&["inbox"], 64, "--topic");
+    check_fails(
+        &["serve", "--inbox-topic", &"x".repeat(57)],
+        64,
+        ".invalid can be appended",
+    );
+    check_fails(&["doctor", "--dpub"], 64, "--nsqd-tcp-address");
     check_fails(
         &["publish", "--topic", "t", "--delay", "soon", "x"],
         64,

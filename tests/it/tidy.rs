@@ -17,7 +17,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("shard", &["message"]),
     ("id", &["message", "shard"]),
     ("nsq", &["message"]),
-    ("store", &["message", "id", "shard", "monotonic"]),
+    ("nsqd", &["nsq"]),
+    ("finding", &[]),
+    ("store", &["message", "id", "shard", "monotonic", "finding"]),
     ("http_client", &[]),
     ("forward", &["message", "nsq", "http_client", "transport"]),
     (
@@ -26,7 +28,16 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     (
         "ingest",
-        &["message", "id", "nsq", "phase", "store", "transport"],
+        &[
+            "message",
+            "id",
+            "nsq",
+            "nsqd",
+            "phase",
+            "store",
+            "http_client",
+            "transport",
+        ],
     ),
     ("telemetry", &[]),
     (
@@ -35,6 +46,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "message",
             "id",
             "shard",
+            "nsq",
             "store",
             "transport",
             "forward",
@@ -42,6 +54,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "ingest",
             "telemetry",
         ],
+    ),
+    (
+        "doctor",
+        &["message", "nsq", "nsqd", "finding", "store", "config"],
     ),
     (
         "app",
@@ -60,13 +76,24 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
-    ("cli", &["message", "nsq", "config", "telemetry", "app"]),
+    (
+        "cli",
+        &[
+            "message",
+            "nsq",
+            "finding",
+            "config",
+            "telemetry",
+            "doctor",
+            "app",
+        ],
+    ),
 ];
 
 /// What only some modules may name, then the path prefixes of those modules.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("redis::", &["store/"]),
-    ("reqwest::", &["http_client.rs", "cli/"]),
+    ("reqwest::", &["http_client.rs", "cli/", "doctor/"]),
     ("deadpool_redis::", &["store/"]),
     ("axum::", &["ingest/"]),
     ("utoipa::", &["ingest/"]),
@@ -75,6 +102,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "TcpStream::connect",
         &[
             "forward/",
+            "nsqd/",
             "ingest/access/authd.rs",
             "cli/tail.rs",
             "cli/bench/",

@@ -8,7 +8,7 @@ use crate::cli::bench::clock;
 use crate::cli::bench::door::{Cancel, When};
 use crate::cli::bench::figures::{share, whole};
 use crate::cli::bench::flow::{Flow, Load};
-use crate::cli::bench::redis;
+use crate::cli::bench::redis_info;
 use crate::cli::bench::report::Row;
 use crate::cli::bench::sender::{self, Pace, Route};
 use crate::cli::bench::servers::Servers;
@@ -152,7 +152,7 @@ fn rewrite(servers: &Servers, count: u32, begin_us: u64, sending_us: u64) -> Res
     };
     for number in 1..=u64::from(count) {
         clock::wait_until(begin_us + sending_us * number / (u64::from(count) + 1));
-        redis::rewrite(address)?;
+        redis_info::rewrite(address)?;
     }
     Ok(())
 }

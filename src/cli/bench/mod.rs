@@ -10,7 +10,7 @@ mod door;
 mod figures;
 mod flow;
 mod progress;
-mod redis;
+mod redis_info;
 mod report;
 mod sender;
 mod servers;
@@ -163,15 +163,15 @@ struct Common {
 }
 
 impl Common {
-    fn door(&self) -> Door {
-        self.door.unwrap_or(Door::Dpub)
-    }
-
     fn load(&self, target: Target, count: u32, buffering: Buffering) -> Load {
         let door = match target {
-            Target::Ours => self.door(),
+            Target::Ours => self.door.unwrap_or(Door::Dpub),
             Target::Nsqd => Door::Dpub,
         };
+        self.through(door, target, count, buffering)
+    }
+
+    fn through(&self, door: Door, target: Target, count: u32, buffering: Buffering) -> Load {
         Load {
             target,
             door,
@@ -292,11 +292,10 @@ fn one(case: &Case, common: &Common, servers: &Servers, target: Target) -> Resul
             client_ids,
             ..
         } => {
+            let door = common.door.unwrap_or(Door::Batch);
             let load = Load {
-                door: common.door.unwrap_or(Door::Batch),
-                batch: common.batch.max(1),
                 with_ids: *client_ids,
-                ..load(200_000, Buffering::Full)
+                ..common.through(door, target, 200_000, Buffering::Full)
             };
             cases::cancel(servers, load, *lead, common.window(load.door), *share)
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::cli::bench::book::Book;
 use crate::cli::bench::clock;
-use crate::cli::bench::redis;
+use crate::cli::bench::redis_info;
 use crate::cli::output;
 
 /// Between two lines.
@@ -79,7 +79,7 @@ impl Shown {
                 return;
             }
             if second % REDIS_EVERY == 0
-                && let Some(info) = self.redis.as_ref().and_then(|at| redis::info(at).ok())
+                && let Some(info) = self.redis.as_ref().and_then(|at| redis_info::info(at).ok())
             {
                 let used = info.number("used_memory");
                 self.used_memory_max.fetch_max(used, Ordering::Relaxed);

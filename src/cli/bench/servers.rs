@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::cli::Failure;
 use crate::cli::bench::account::{self, Account, GENERATOR, Watched};
-use crate::cli::bench::redis::{self, Info};
+use crate::cli::bench::redis_info::{self, Info};
 use crate::cli::dev::child::{self, Child};
 use crate::cli::dev::program::Program;
 use crate::cli::dev::{free, start_nsqd, start_redis};
@@ -176,7 +176,7 @@ impl Servers {
 
     /// What Redis says of itself, if it is known where it is.
     pub(super) fn redis_info(&self) -> Result<Option<Info>, Failure> {
-        self.redis.as_deref().map(redis::info).transpose()
+        self.redis.as_deref().map(redis_info::info).transpose()
     }
 
     /// Deletes a topic that was made for a load. It may be in use by nobody but us.

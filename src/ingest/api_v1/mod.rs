@@ -23,11 +23,12 @@ use axum::routing::{MethodRouter, delete, get, patch, post};
 use bytes::Bytes;
 
 use crate::id::{BadId, MessageId};
+use crate::ingest::Intake;
 use crate::ingest::http::{BodyFault, BodyReader, Plus, Query, Shared, unescape};
 use crate::ingest::metrics::{Door, RefusedLabel};
 use crate::ingest::openapi;
 use crate::ingest::problem::{Code, Problem, quoted};
-use crate::message::TopicName;
+use crate::message::{Message, TopicName};
 use crate::phase::Phase;
 use json::Node;
 use moment::Limits;
@@ -159,10 +160,20 @@ async fn method_not_allowed(method: Method) -> Problem {
 
 /// What may be asked for now.
 fn limits(shared: &Shared) -> Limits {
+    limits_of(&shared.state.intake)
+}
+
+fn limits_of(intake: &Intake) -> Limits {
     Limits {
-        delay_max: shared.state.intake.config.max_delay,
-        now: shared.state.intake.store.now(),
+        delay_max: intake.config.max_delay,
+        now: intake.store.now(),
     }
+}
+
+/// Reads a message as `POST /v1/messages` does, for whoever has no request.
+pub(super) fn message_of_json(intake: &Intake, text: &[u8]) -> Result<Message, Problem> {
+    let node = Node::parse(text)?;
+    draft::of_json(node, "", limits_of(intake), intake.config.max_msg_size)
 }
 
 /// Refuses what changes anything unless the instance serves.

@@ -6,6 +6,7 @@ use crate::ingest::problem::{Code, Problem, quoted};
 use crate::message::{Delay, Due, UnixMs};
 
 const NS_PER_MS: u128 = 1_000_000;
+const MS_PER_S: u64 = 1_000;
 /// More digits of a fraction than matter for whole nanoseconds of an hour.
 const FRACTION_DIGITS_MAX: usize = 18;
 
@@ -212,10 +213,12 @@ impl Parts {
     fn moment(&self) -> Option<UnixMs> {
         let date = jiff::civil::Date::new(self.year, self.month, self.day).ok()?;
         let time = jiff::civil::Time::new(self.hour, self.minute, self.second, 0).ok()?;
-        let offset = jiff::tz::Offset::from_seconds(self.offset_s).ok()?;
-        let moment = offset.to_timestamp(date.to_datetime(time)).ok()?;
+        // Not by way of jiff's own timestamps, which end a day before the year 9999 does.
+        let epoch = jiff::civil::date(1970, 1, 1).to_datetime(jiff::civil::Time::midnight());
+        let local_s = date.to_datetime(time).duration_since(epoch).as_secs();
+        let moment_s = local_s - i64::from(self.offset_s);
         // Before the epoch is in the past, which means now.
-        let whole_ms = u64::try_from(moment.as_millisecond()).unwrap_or(0);
+        let whole_ms = u64::try_from(moment_s).map_or(0, |s| s * MS_PER_S);
         Some(UnixMs(whole_ms + self.ms))
     }
 }
@@ -324,6 +327,9 @@ mod tests {
             ("1970-01-01T05:45:00+05:45", Ok(0)),
             ("1969-12-31T23:00:01-01:00", Ok(1_000)),
             ("1900-01-01T00:00:00Z", Ok(0)),
+            ("0000-01-01T00:00:00-23:59", Ok(0)),
+            ("9999-12-31T23:59:59Z", Ok(253_402_300_799_000)),
+            ("9999-12-31T23:59:59-23:59", Ok(253_402_387_139_000)),
             ("2024-02-29T00:00:00Z", Ok(1_709_164_800_000)),
             ("2023-02-29T00:00:00Z", bad),
             ("2016-12-31T23:59:60Z", bad),

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -12,6 +12,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 const BUDGET_UNIT_BYTES: usize = 1024;
 /// How much of all bodies together may be in memory at once.
 pub(super) const BUDGET_UNITS_MAX: usize = 256 * 1024;
+/// What a message of a batch takes beside its bytes, roughly.
+const MESSAGE_OVERHEAD: usize = 128;
 /// How long a client may send nothing in the middle of a body. nsqd waits for ever; we do not.
 const STALL_MAX: Duration = Duration::from_secs(30);
 
@@ -39,6 +41,7 @@ pub(in crate::ingest) struct BodyReader<'a> {
     budget: &'a Semaphore,
     held: Option<SemaphorePermit<'a>>,
     held_units: usize,
+    messages: usize,
 }
 
 impl<'a> BodyReader<'a> {
@@ -53,6 +56,7 @@ impl<'a> BodyReader<'a> {
             budget,
             held: None,
             held_units: 0,
+            messages: 0,
         }
     }
 
@@ -75,10 +79,15 @@ impl<'a> BodyReader<'a> {
         Ok(Some(self.buffer.split_to(count).freeze()))
     }
 
-    /// The next line without its `\n`, or what is left at the end; `None` after that.
+    /// The next line that is not empty, without its `\n`, or what is left at the end; `None` after
+    /// that.
     pub(in crate::ingest) async fn line(&mut self) -> Result<Option<Bytes>, BodyFault> {
         let mut searched = 0;
         loop {
+            if searched == 0 {
+                let empty = self.buffer.iter().take_while(|b| **b == b'\n').count();
+                self.buffer.advance(empty);
+            }
             let unsearched = self.buffer.get(searched..).unwrap_or_default();
             if let Some(at) = unsearched.iter().position(|b| *b == b'\n') {
                 let mut line = self.buffer.split_to(searched + at + 1);
@@ -114,7 +123,14 @@ impl<'a> BodyReader<'a> {
         Ok(true)
     }
 
+    /// A piece of the body becomes a message, which takes memory beside its bytes.
+    pub(in crate::ingest) fn charge_message(&mut self) -> Result<(), BodyFault> {
+        self.messages += 1;
+        self.charge(self.received.min(self.limit))
+    }
+
     fn charge(&mut self, bytes: usize) -> Result<(), BodyFault> {
+        let bytes = bytes + self.messages * MESSAGE_OVERHEAD;
         let units = bytes.div_ceil(BUDGET_UNIT_BYTES);
         let missing = units.saturating_sub(self.held_units);
         if missing == 0 {
@@ -169,7 +185,7 @@ mod tests {
         while let Some(line) = reader.line().await.unwrap() {
             lines.push(line);
         }
-        assert_eq!(lines, ["ab", "", "c\r", "d"]);
+        assert_eq!(lines, ["ab", "c\r", "d"]);
     }
 
     #[tokio::test]
@@ -197,6 +213,18 @@ mod tests {
         assert_eq!(second, Err(BodyFault::Crowded));
         drop(first);
         assert_eq!(budget.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn messages_count_against_the_budget_beside_their_bytes() {
+        let budget = Semaphore::new(2);
+        let mut reader = BodyReader::new(body(&["a\nb\n"]), 99, &budget);
+        assert_eq!(reader.line().await, Ok(Some(Bytes::from_static(b"a"))));
+        let messages = 2 * BUDGET_UNIT_BYTES / MESSAGE_OVERHEAD;
+        for _ in 1..messages {
+            assert_eq!(reader.charge_message(), Ok(()));
+        }
+        assert_eq!(reader.charge_message(), Err(BodyFault::Crowded));
     }
 
     #[tokio::test(start_paused = true)]

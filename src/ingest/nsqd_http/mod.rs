@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse as _, Response};
+use hyper::ext::ReasonPhrase;
 use serde::Serialize;
 
 use crate::ingest::http::{Plus, Query, Shared, Target, unescape};
@@ -101,6 +102,9 @@ pub(super) async fn answer(shared: &Shared, request: Request) -> Response {
     if method == Method::OPTIONS && path == b"*" {
         return StatusCode::OK.into_response();
     }
+    if path == b"*" {
+        return not_allowed(HeaderValue::from_static("GET, OPTIONS, POST, PUT"));
+    }
     let allowed = ROUTES.iter().find(|(other, _)| other.as_bytes() == path);
     let Some((_, allowed)) = allowed else {
         return error(StatusCode::NOT_FOUND, "NOT_FOUND");
@@ -109,11 +113,16 @@ pub(super) async fn answer(shared: &Shared, request: Request) -> Response {
         Method::GET => HeaderValue::from_static("GET, OPTIONS"),
         _ => HeaderValue::from_static("OPTIONS, POST"),
     };
-    let mut response = if method == Method::OPTIONS {
-        StatusCode::OK.into_response()
-    } else {
-        error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED")
-    };
+    if method != Method::OPTIONS {
+        return not_allowed(allow);
+    }
+    let mut response = StatusCode::OK.into_response();
+    response.headers_mut().insert(header::ALLOW, allow);
+    response
+}
+
+fn not_allowed(allow: HeaderValue) -> Response {
+    let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED");
     response.headers_mut().insert(header::ALLOW, allow);
     response
 }
@@ -196,6 +205,11 @@ pub(super) fn error(status: StatusCode, message: &'static str) -> Response {
     }
     let mut response = json(&Message { message });
     *response.status_mut() = status;
+    if status == StatusCode::PAYLOAD_TOO_LARGE {
+        // The name of the status before it was renamed, which Go keeps.
+        let name = ReasonPhrase::from_static(b"Request Entity Too Large");
+        response.extensions_mut().insert(name);
+    }
     response
 }
 

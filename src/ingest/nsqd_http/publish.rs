@@ -234,11 +234,18 @@ async fn lines(reader: &mut BodyReader<'_>, config: &Config) -> Result<Vec<Bytes
         let line = line.map_err(|fault| Refusal::of_body(fault, "BODY_TOO_BIG"))?;
         match line {
             None => return Ok(bodies),
-            Some(line) if line.is_empty() => {}
             Some(line) if line.len() > config.max_msg_size => {
                 return Err(Refusal::too_big("MSG_TOO_BIG"));
             }
-            Some(line) => bodies.push(line),
+            // nsqd has no such bound: a message takes memory beside its bytes.
+            Some(_) if bodies.len() >= messages_max(config) => {
+                return Err(Refusal::too_big("BODY_TOO_BIG"));
+            }
+            Some(line) => {
+                let charged = reader.charge_message();
+                charged.map_err(|fault| Refusal::of_body(fault, "BODY_TOO_BIG"))?;
+                bodies.push(line);
+            }
         }
     }
 }
@@ -248,10 +255,8 @@ async fn binary(reader: &mut BodyReader<'_>, config: &Config) -> Result<Vec<Byte
     let bad_body = || Refusal::too_big("BAD_BODY");
     let bad_message = || Refusal::too_big("BAD_MESSAGE");
     let count = int32(reader, "BAD_BODY").await?;
-    // 4 for the count itself, 5 for the size and at least one byte of each message.
-    let count_max = config.max_body_size.saturating_sub(4) / 5;
     let count = usize::try_from(count).map_err(|_negative| bad_body())?;
-    if count == 0 || count > count_max {
+    if count == 0 || count > messages_max(config) {
         return Err(bad_body());
     }
     // Not `with_capacity(count)`: the count is only what a client says.
@@ -263,8 +268,16 @@ async fn binary(reader: &mut BodyReader<'_>, config: &Config) -> Result<Vec<Byte
             return Err(bad_message());
         }
         bodies.push(exactly(reader, size, "BAD_MESSAGE").await?);
+        let charged = reader.charge_message();
+        charged.map_err(|fault| Refusal::of_body(fault, "BODY_TOO_BIG"))?;
     }
     Ok(bodies)
+}
+
+/// Most messages of one body, as nsqd has it for binary ones: 4 bytes for the count itself, 5 for the
+/// size and at least one byte of each message.
+fn messages_max(config: &Config) -> usize {
+    config.max_body_size.saturating_sub(4) / 5
 }
 
 async fn int32(reader: &mut BodyReader<'_>, short: &'static str) -> Result<i32, Refusal> {

@@ -204,7 +204,8 @@ fn producer(client: ClientStats, topic: &[u8]) -> Producer {
         state: STATE,
         ready_count: 0,
         in_flight_count: 0,
-        message_count: client.message_count,
+        // What nsqd has sent to a client, a producer gets none.
+        message_count: 0,
         finish_count: 0,
         requeue_count: 0,
         connect_ts: client.connect_ts,

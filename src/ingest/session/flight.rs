@@ -192,14 +192,15 @@ impl Flight {
     /// CANCEL of an id as the client gave it, as far as `grants` cover it; `None`: whatever it is.
     pub(super) fn cancel(&mut self, id: &[u8], grants: Option<Arc<Grants>>) {
         self.submit();
+        let quoted = quote(id);
         let load = Load {
             commands: 1,
-            bytes: id.len() + MESSAGE_OVERHEAD,
+            // The answer repeats it, and waits here for a client that does not read.
+            bytes: 2 * quoted.len() + MESSAGE_OVERHEAD,
             cancels: usize::from(!looks_minted(id)),
             with_id: 0,
         };
         self.load.add(load);
-        let quoted = quote(id);
         let parsed = self.intake.store.parse_id(id);
         let intake = self.intake.clone();
         self.answers.push_back(

@@ -72,6 +72,7 @@ func publish(args []string) error {
 	tcp := flags.String("tcp", "127.0.0.1:4140", "address of the TCP door")
 	topic := flags.String("topic", "interop-go", "topic")
 	delay := flags.Duration("delay", 200*time.Millisecond, "delay of what is deferred")
+	refusals := flags.Bool("refusals", true, "also send what must be refused")
 	carried.register(flags)
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -106,8 +107,10 @@ func publish(args []string) error {
 			return fmt.Errorf("deferred publish async %v: %w", answer.Args, answer.Error)
 		}
 	}
-	if err := refused(*tcp, *topic); err != nil {
-		return err
+	if *refusals {
+		if err := refused(*tcp, *topic); err != nil {
+			return err
+		}
 	}
 	if err := producer.Publish(*topic, []byte("after-refusal")); err != nil {
 		return fmt.Errorf("publish after another connection's refusal: %w", err)

@@ -1,5 +1,6 @@
 //! nsqd's HTTP API at our door.
 
+mod guarded;
 mod oracle;
 mod ours;
 

@@ -1,7 +1,7 @@
 //! What a client may do to a compressed stream or to a handshake, held against a real nsqd where it
 //! answers, and the memory that it costs us.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use flate2::write::DeflateEncoder;
 use nsqdelayd::transport::Compression;
@@ -10,6 +10,10 @@ use tokio::net::TcpStream;
 use super::upgraded::Upgraded;
 use super::upgrades::{ALL, Both};
 use super::{HI, identify, v2};
+use crate::support::app::App;
+use crate::support::nsqd::Nsqd;
+use crate::support::redis::Redis;
+use crate::support::wait;
 
 const SNAPPY: &str = r#"{"feature_negotiation":true,"snappy":true}"#;
 const DEFLATE: &str = r#"{"feature_negotiation":true,"deflate":true}"#;
@@ -190,4 +194,61 @@ async fn deflate_streams_end_and_break_as_with_nsqd() {
         let [theirs, ours] = raw(&both, DEFLATE, level, &bytes).await;
         assert_eq!(ours, theirs, "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_stalled_handshake_ends_after_nsqds_five_seconds() {
+    let both = Both::open(ALL).await;
+    let json = r#"{"feature_negotiation":true,"tls_v1":true}"#;
+    let stalled = |address: std::net::SocketAddr| async move {
+        let mut client = super::Client::connect(address).await;
+        client.send(&v2(&[&identify(json)])).await;
+        client.next().await.unwrap();
+        let own = client.stream.local_addr().unwrap();
+        let told = client.next().await.unwrap();
+        client.expect_closed().await;
+        (told, format!("read tcp {address}->{own}: i/o timeout"))
+    };
+    let (theirs, ours) = tokio::join!(
+        stalled(both.nsqd.tcp.parse().unwrap()),
+        stalled(both.door.address)
+    );
+    for (told, why) in [theirs, ours] {
+        assert_eq!(told, format!("!E_IDENTIFY_FAILED IDENTIFY failed {why}"));
+    }
+}
+
+/// 256 MiB of commands in less than one, and 76 MB that are skipped: neither is kept.
+#[test]
+fn a_bomb_costs_no_memory() {
+    const GROWTH_KIB_MAX: u64 = 64 * 1024;
+    const LINES: usize = 16 * 1024;
+    let (redis, nsqd) = (Redis::start(), Nsqd::start());
+    let app = App::start(&redis, &nsqd);
+    let before = app.memory_peak_kib();
+    let mut bomb = DeflateEncoder::new(Vec::new(), flate2::Compression::new(9));
+    let line = [b"NOP ".as_slice(), &[b'x'; 16_379], b"\n"].concat();
+    for _ in 0..LINES {
+        bomb.write_all(&line).unwrap();
+    }
+    bomb.write_all(&[b"PUB t\n", HI].concat()).unwrap();
+    let bomb = bomb.finish().unwrap();
+    let mut skipped = IDENTIFIER.to_vec();
+    for _ in 0..1000 {
+        skipped.extend(chunk(0xfe, &[0; 76_000]));
+    }
+    skipped.extend(snappy(&[b"PUB t\n", HI].concat()));
+    for (json, sends) in [(DEFLATE, bomb), (SNAPPY, skipped)] {
+        let mut client = app.producer();
+        assert!(client.ask(&identify(json)).text().contains("true"));
+        let socket = client.socket().unwrap();
+        (&socket).write_all(&sends).unwrap();
+        socket.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answers = Vec::new();
+        (&socket).read_to_end(&mut answers).unwrap();
+        assert!(!answers.is_empty());
+    }
+    wait::until("both to be published", || nsqd.message_count("t") == 2);
+    let growth = app.memory_peak_kib() - before;
+    assert!(growth < GROWTH_KIB_MAX, "{growth} KiB");
 }

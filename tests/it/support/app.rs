@@ -174,6 +174,22 @@ impl App {
         self.child.log()
     }
 
+    /// `host:port` of the HTTPS door.
+    pub(crate) fn https(&self) -> String {
+        let text = std::fs::read(address_file(&self.dir)).unwrap();
+        let file: Value = serde_json::from_slice(&text).unwrap();
+        file["https_address"].as_str().unwrap().to_owned()
+    }
+
+    /// The most memory that it has had, in KiB.
+    pub(crate) fn memory_peak_kib(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.pid());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.unwrap().trim().strip_suffix(" kB").unwrap();
+        kib.parse().unwrap()
+    }
+
     /// A V2 connection to its TCP door.
     #[track_caller]
     pub(crate) fn producer(&self) -> Producer {

@@ -21,7 +21,6 @@ pub(crate) mod memory_store;
 pub(crate) mod nsqd;
 pub(crate) mod producer;
 pub(crate) mod redis;
-mod selftest;
 pub(crate) mod wait;
 
 use std::net::{Ipv4Addr, TcpListener};

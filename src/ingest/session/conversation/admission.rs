@@ -24,6 +24,8 @@ pub(super) struct Admission {
     secret: Option<Secret>,
     grants: Option<Arc<Grants>>,
     question: Question,
+    /// A heartbeat was left out for a client that may be about to AUTH.
+    beat_held: bool,
 }
 
 /// What an auth server is asked at the moment.
@@ -57,6 +59,7 @@ impl Admission {
             secret: None,
             grants: None,
             question: Question::None,
+            beat_held: false,
         }
     }
 
@@ -65,9 +68,16 @@ impl Admission {
         self.access.is_some()
     }
 
-    /// Whether the client waits for the answer to AUTH: a heartbeat would be taken for it.
-    pub(super) fn is_under_way(&self) -> bool {
-        self.question == Question::First
+    /// Whether the client waits, or may be about to wait, for the answer to AUTH: a heartbeat would be
+    /// taken for it. One who has not begun in an interval is not waited for.
+    pub(super) fn holds_beat(&mut self, has_begun: bool) -> bool {
+        if !self.is_required() {
+            return false;
+        }
+        if self.question == Question::First || has_begun {
+            return true;
+        }
+        self.grants.is_none() && !std::mem::replace(&mut self.beat_held, true)
     }
 
     /// The connection is in TLS from here on.

@@ -499,9 +499,8 @@ impl Conversation {
         // A client that began with IDENTIFY takes the first frame for its answer.
         let identifies =
             self.said == Said::Nothing && self.decoder.identify_has_begun(&self.buffer);
-        let identifies = identifies
-            || self.admission.is_under_way()
-            || self.admission.is_required() && self.decoder.auth_has_begun(&self.buffer);
+        let begins = self.decoder.auth_has_begun(&self.buffer);
+        let identifies = identifies || self.admission.holds_beat(begins);
         let ending = self.input == Input::Closed && self.flight.is_empty();
         if !identifies && !ending && !self.deaf && self.out.len() < OUT_LEN_MAX {
             self.out.extend_from_slice(frame::HEARTBEAT);

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::consumer::Consumer;
-use super::nsqd::{Nsqd, Nsqlookupd};
-use super::producer::{Producer, mpub, publish};
-use super::redis::Redis;
-use super::{http, wait};
+use crate::support::consumer::Consumer;
+use crate::support::nsqd::{Nsqd, Nsqlookupd};
+use crate::support::producer::{Producer, mpub, publish};
+use crate::support::redis::Redis;
+use crate::support::{http, wait};
 
 #[test]
 fn redis_keeps_its_port_and_content_over_a_kill() {

@@ -1,0 +1,77 @@
+//! Asks an nsqlookupd which nsqds have a topic.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::http_client::{Bounds, HttpClient, NoAnswer};
+use crate::message::TopicName;
+
+/// How long an nsqlookupd may take to answer, connecting included.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest answer, in bytes.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Answers without the envelope that nsqlookupds before 1.0 put around them.
+const ACCEPT: &str = "application/vnd.nsq; version=1.0";
+const OK: u16 = 200;
+const NOT_FOUND: u16 = 404;
+
+/// Asks.
+#[derive(Debug)]
+pub(super) struct Lookup {
+    client: HttpClient,
+}
+
+#[derive(Debug, Deserialize)]
+struct Answer {
+    #[serde(default)]
+    producers: Vec<Producer>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Producer {
+    broadcast_address: String,
+    tcp_port: u16,
+}
+
+impl Lookup {
+    pub(super) fn new() -> Result<Self, NoAnswer> {
+        let client = HttpClient::new(Bounds {
+            connect: ANSWER_TIMEOUT,
+            request: ANSWER_TIMEOUT,
+            body_bytes_max: ANSWER_BYTES_MAX,
+        });
+        Ok(Self { client: client? })
+    }
+
+    /// TCP addresses of the nsqds that carry `topic`; none if nobody does yet.
+    pub(super) async fn producers(
+        &self,
+        lookupd: &str,
+        topic: &TopicName,
+    ) -> Result<Vec<String>, String> {
+        let url = format!("http://{lookupd}/lookup");
+        let query = [("topic", topic.as_str())];
+        let answer = self.client.get(&url, &query, ACCEPT).await;
+        let answer = answer.map_err(|error| error.to_string())?;
+        match answer.status {
+            OK => {}
+            NOT_FOUND => return Ok(Vec::new()),
+            status => return Err(format!("status {status}")),
+        }
+        let answer: Answer =
+            serde_json::from_slice(&answer.body).map_err(|error| error.to_string())?;
+        Ok(answer.producers.iter().map(Producer::address).collect())
+    }
+}
+
+impl Producer {
+    fn address(&self) -> String {
+        let host = &self.broadcast_address;
+        if host.contains(':') {
+            format!("[{host}]:{}", self.tcp_port)
+        } else {
+            format!("{host}:{}", self.tcp_port)
+        }
+    }
+}
