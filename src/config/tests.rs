@@ -366,7 +366,7 @@ fn files_of_tls_and_tokens_that_cannot_be_used_are_named() {
             "needs tls_root_ca_file",
         ),
         (
-            vec![("auth_http_address", "nonsense")],
+            vec![("auth_http_address", "a b")],
             "host:port, or a URL",
         ),
         (vec![("tokens_file", junk.as_str())], "is not TOML"),
