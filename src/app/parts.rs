@@ -78,11 +78,7 @@ impl Parts {
             let publisher = Arc::new(publisher);
             Arc::new(Passthrough::new(publisher, passing_bytes_max, &metrics))
         });
-        let intake = Intake {
-            store,
-            config: Arc::new(config.ingest),
-            passthrough,
-        };
+        let intake = Intake::new(store, config.ingest, passthrough);
         parts.open(intake, config.inbox, metrics, registry, doors, phases);
         Ok(parts)
     }

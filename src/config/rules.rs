@@ -23,6 +23,8 @@ use crate::telemetry;
 
 /// What a claim must outlive beside two publishes: the turns before and after them.
 const SETTLE_MARGIN: Duration = Duration::from_secs(1);
+/// What nsqd gives the inbox for a message beside two requests to Redis.
+const INBOX_MARGIN: Duration = Duration::from_secs(5);
 /// Longest delay: fifty times 365 days, so that a due time stays below 2109, the last that a score
 /// can express.
 const MAX_DELAY_MAX: Duration = Duration::from_hours(50 * 365 * 24);
@@ -34,15 +36,18 @@ const HEARTBEAT_MAX: Duration = Duration::from_mins(1);
 const MSG_SIZE_MAX: usize = 256 << 20;
 /// Largest memory budget: what a pointer can address of a machine that runs this.
 const BYTES_MAX: usize = 1 << 40;
+/// Largest limit on what is pending: what Redis counts.
+const COUNT_MAX: u64 = 1 << 53;
 /// What MPUB's body holds beside one message: the number of messages and the message's size.
 const MPUB_OVERHEAD: usize = 8;
 
 /// Reads every setting and checks them together.
 pub(super) fn config(reader: &mut Reader<'_>) -> Config {
     let address_file = reader.text("address_file");
+    let store = store(reader);
+    let forward = forward(reader);
     // Only the commands use it; here its name is as known as any.
     reader.text("token");
-    let forward = forward(reader);
     let config = Config {
         tcp_address: reader.address("tcp_address"),
         http_address: reader.address("http_address"),
@@ -50,10 +55,10 @@ pub(super) fn config(reader: &mut Reader<'_>) -> Config {
         address_file: Some(PathBuf::from(address_file)).filter(|path| !path.as_os_str().is_empty()),
         drain_timeout: reader.duration("drain_timeout", s(1)..=s(3600)),
         log: log(reader),
-        store: store(reader),
         dispatch: dispatch(reader),
         passthrough: reader.switch("passthrough"),
-        inbox: inbox(reader, &forward),
+        inbox: inbox(reader, &forward, store.request_timeout),
+        store,
         forward,
         ingest: ingest(reader),
     };
@@ -104,6 +109,7 @@ fn dispatch(reader: &mut Reader<'_>) -> dispatch::Config {
         heartbeat: reader.duration("instance_heartbeat", ms(50)..=s(100)),
         read_ahead: reader.duration("read_ahead", ms(0)..=s(10)),
         sweep: reader.duration("sweep", ms(100)..=s(3600)),
+        clock_step_hold: reader.duration("clock_step_hold", ms(0)..=s(3600)),
         open_bytes_max: reader.number("open_bytes_max", 65_536..=BYTES_MAX),
         unsettled_max: reader.number("unsettled_max", 1..=10_000_000),
         batch_messages_max: reader.number("batch_messages_max", 1..=100_000),
@@ -157,11 +163,22 @@ fn ingest(reader: &mut Reader<'_>) -> ingest::Config {
         transports: tls::transports(reader),
         access: access::access(reader),
         hosts: access::hosts(reader),
+        in_flight_bytes_max: reader.number("in_flight_bytes_max", 1024..=BYTES_MAX),
+        limits: ingest::Limits {
+            pending_messages_max: reader.number("pending_messages_max", 0..=COUNT_MAX),
+            pending_bytes_max: reader.number("pending_bytes_max", 0..=COUNT_MAX),
+            topic_pending_messages_max: reader.number("topic_pending_messages_max", 0..=COUNT_MAX),
+            topic_pending_bytes_max: reader.number("topic_pending_bytes_max", 0..=COUNT_MAX),
+        },
     }
 }
 
 /// The inbox, if a topic is named. What is not its own it has in common with the connections to nsqd.
-fn inbox(reader: &mut Reader<'_>, forward: &forward::Config) -> Option<ingest::inbox::Config> {
+fn inbox(
+    reader: &mut Reader<'_>,
+    forward: &forward::Config,
+    request_timeout: Duration,
+) -> Option<ingest::inbox::Config> {
     let topic = reader.parsed(
         "inbox_topic",
         "must be 1 to 56 of [.a-zA-Z0-9_-], optionally followed by #ephemeral, so that .invalid can be appended",
@@ -194,6 +211,7 @@ fn inbox(reader: &mut Reader<'_>, forward: &forward::Config) -> Option<ingest::i
         nsqd_tcp_addresses,
         lookupd_http_addresses,
         in_flight_max,
+        msg_timeout: request_timeout * 2 + INBOX_MARGIN,
         dial_timeout: forward.dial_timeout,
         heartbeat_interval: forward.heartbeat_interval,
         backoff_min: forward.backoff_min,
@@ -259,7 +277,7 @@ fn times_agree(config: &Config, reader: &mut Reader<'_>) {
 fn sizes_agree(config: &Config, reader: &mut Reader<'_>) {
     let message = config.ingest.max_msg_size + MPUB_OVERHEAD;
     let body = config.ingest.max_body_size;
-    let at_least: [(usize, &'static str, usize, &'static str); 6] = [
+    let at_least: [(usize, &'static str, usize, &'static str); 7] = [
         (
             body,
             "max_body_size",
@@ -269,6 +287,12 @@ fn sizes_agree(config: &Config, reader: &mut Reader<'_>) {
         (
             config.ingest.connection_in_flight_bytes_max,
             "connection_in_flight_bytes_max",
+            body,
+            "max_body_size",
+        ),
+        (
+            config.ingest.in_flight_bytes_max,
+            "in_flight_bytes_max",
             body,
             "max_body_size",
         ),

@@ -23,7 +23,7 @@ impl Poller {
         facts: Vec<Result<(), forward::Error>>,
     ) -> Option<Ended> {
         debug_assert_eq!(keys.len(), facts.len());
-        let now_us = self.shared.store.now_bounds().at_least_us;
+        let now_us = self.shared.now_bounds().at_least_us;
         let accepted = facts.iter().filter(|fact| fact.is_ok()).count() as u64;
         self.shared.accepted.fetch_add(accepted, Ordering::Relaxed);
         self.shared.metrics.delivered.inc_by(accepted);
@@ -103,7 +103,7 @@ impl Poller {
                 .map(|(_, _, after)| *after)
                 .max()
                 .unwrap_or_default();
-            let now = self.shared.store.now_bounds().at_most;
+            let now = self.shared.now_bounds().at_most;
             let until = now.plus_ms(u64::try_from(after.as_millis()).unwrap_or(0));
             match self.park(tenure, &keys, ParkTo::Later(until)).await {
                 Ok(_) => {

@@ -64,6 +64,10 @@ pub struct Metrics {
     pub shards_owned: Gauge,
     /// Live instances.
     pub members: Gauge,
+    /// Steps forward of Redis's clock.
+    pub clock_steps: Counter,
+    /// 1 while nothing is handed out because of one.
+    pub clock_held: Gauge,
 }
 
 /// Bounds of the lateness histogram, in seconds.
@@ -87,6 +91,8 @@ impl Metrics {
             oldest_overdue_ms: Gauge::default(),
             shards_owned: Gauge::default(),
             members: Gauge::default(),
+            clock_steps: Counter::default(),
+            clock_held: Gauge::default(),
         };
         let m = &metrics;
         registry.register(
@@ -142,6 +148,16 @@ impl Metrics {
             m.shards_owned.clone(),
         );
         registry.register("members", "Live instances", m.members.clone());
+        registry.register(
+            "clock_steps",
+            "Steps forward of Redis's clock by more than 2 s",
+            m.clock_steps.clone(),
+        );
+        registry.register(
+            "clock_held",
+            "1 while nothing is handed out because Redis's clock stepped forward",
+            m.clock_held.clone(),
+        );
         metrics
     }
 }

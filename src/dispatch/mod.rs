@@ -6,13 +6,14 @@ mod metrics;
 mod poller;
 mod retry;
 mod settings;
+mod steps;
 mod tenure;
 mod timer;
 mod turn;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -28,6 +29,7 @@ pub use settings::Config;
 pub use timer::{Clock, Timers};
 
 use crate::dispatch::poller::{News, Poller, Shared, Status};
+use crate::dispatch::steps::Steps;
 use crate::dispatch::timer::Timer;
 use crate::forward::Forward;
 use crate::shard::{InstanceId, ShardId, owner_of};
@@ -50,6 +52,8 @@ pub struct Dispatcher {
     /// Shards whose old driver still settles: they are not started again before it has ended.
     ending: Vec<JoinHandle<()>>,
     last_trim: Instant,
+    /// Steps of Redis's clock of which the shards have been told.
+    follows: u64,
 }
 
 /// A shard that this instance serves.
@@ -76,6 +80,8 @@ impl Dispatcher {
         let me = InstanceId(format!("{:016x}", fastrand::u64(..)));
         let turns = Semaphore::new(config.pollers.max(1));
         let shared = Arc::new(Shared {
+            steps: Mutex::new(Steps::new(config.clock_step_hold)),
+            follows: AtomicU64::new(0),
             config,
             store,
             forward,
@@ -92,6 +98,7 @@ impl Dispatcher {
             served: BTreeMap::new(),
             ending: Vec::new(),
             last_trim: Instant::now(),
+            follows: 0,
         };
         tracker.spawn(dispatcher.run(drain))
     }
@@ -130,6 +137,12 @@ impl Dispatcher {
         }
         self.ending.retain(|driver| !driver.is_finished());
         self.measure();
+        let follows = self.shared.follows.load(Ordering::Relaxed);
+        if follows != self.follows {
+            self.follows = follows;
+            // They sleep until a moment of the clock as it was.
+            self.tell_all(News::Look);
+        }
         if self.last_trim.elapsed() >= self.shared.config.sweep * TRIM_SWEEPS {
             self.last_trim = Instant::now();
             self.trim();
@@ -217,7 +230,7 @@ impl Dispatcher {
 
     /// Sums up what the shards tell about themselves.
     fn measure(&self) {
-        let now = self.shared.store.now_bounds().at_least_us / 1_000;
+        let now = self.shared.now_bounds().at_least_us / 1_000;
         let (mut overdue, mut oldest) = (0, now);
         for served in self.served.values() {
             overdue += served.status.open.load(Ordering::Relaxed);

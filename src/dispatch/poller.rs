@@ -1,8 +1,8 @@
 //! Drives one shard: wait → turn → forward → decide → turn. One task per owned shard, asleep until
 //! the head is due or something earlier is inserted.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -13,13 +13,16 @@ use tracing::{error, warn};
 
 use crate::dispatch::metrics::{Metrics, TurnLabel, TurnResult};
 use crate::dispatch::settings::Config;
+use crate::dispatch::steps::{Seen, Steps};
 use crate::dispatch::tenure::{Ended, Tenure};
 use crate::dispatch::timer::{Clock, Timer};
 use crate::dispatch::turn::{Key, Memory, Reply};
 use crate::forward::{Deadline, DueMessage, Forward};
 use crate::message::UnixMs;
 use crate::shard::ShardId;
-use crate::store::{ClaimStore, ClaimToken, Error, ErrorKind, ReadPack, Session, Turn, TurnReply};
+use crate::store::{
+    ClaimStore, ClaimToken, Error, ErrorKind, NowBounds, ReadPack, Session, Turn, TurnReply,
+};
 
 /// A shard whose next message is due sooner than this keeps its claim, in ms: releasing and claiming
 /// again costs a turn.
@@ -54,6 +57,9 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     /// Messages that nsqd took, all shards together: tells whether others go through.
     pub(super) accepted: AtomicU64,
+    pub(super) steps: Mutex<Steps>,
+    /// Steps of Redis's clock that were followed after a hold.
+    pub(super) follows: AtomicU64,
 }
 
 /// What a shard tells about itself.
@@ -219,7 +225,7 @@ impl Poller {
         !self.stop.is_cancelled()
             && tenure
                 .hint
-                .is_some_and(|due| due <= self.shared.store.now_bounds().at_most.plus_ms(STAY_MS))
+                .is_some_and(|due| due <= self.shared.now_bounds().at_most.plus_ms(STAY_MS))
     }
 
     fn room(&self) -> usize {
@@ -235,7 +241,9 @@ impl Poller {
 
     /// Whether more may be handed out: what a crash would send again is bounded.
     fn may_hand_out(&self, tenure: &Tenure) -> bool {
-        self.may_read() && tenure.memory.unsettled() < self.shared.config.unsettled_max
+        self.may_read()
+            && tenure.memory.unsettled() < self.shared.config.unsettled_max
+            && self.shared.held_for().is_none()
     }
 
     fn turn_is_due(&self, tenure: &Tenure) -> bool {
@@ -268,7 +276,7 @@ impl Poller {
     /// way, nor is anything parked: its reply may show a pack again that a fact has just finished.
     async fn turn(&self, tenure: &mut Tenure) -> Option<Ended> {
         let hand_out = self.may_hand_out(tenure);
-        let now = self.shared.store.now_bounds().at_most;
+        let now = self.shared.now_bounds().at_most;
         let read_ahead = u64::try_from(self.shared.config.read_ahead.as_millis()).unwrap_or(0);
         let room = if self.may_read() || self.stop.is_cancelled() {
             self.room()
@@ -277,7 +285,7 @@ impl Poller {
         };
         let turn = tenure.memory.plan(now, read_ahead, hand_out, room);
         tenure.hint = None;
-        let held = match self.take_turn(tenure, turn).await {
+        let mut held = match self.take_turn(tenure, turn).await {
             Ok(TurnReply::Held(held)) => held,
             Ok(TurnReply::Busy(left)) => return Some(Ended::Busy(left)),
             Err(error) => return Some(self.failed(&error).await),
@@ -287,6 +295,10 @@ impl Poller {
                 error!(shard = %self.shard, %score, %bad, "a pack cannot be read and holds up its shard");
                 self.shared.metrics.unreadable.inc();
             }
+        }
+        if self.shared.held_for().is_some() {
+            // Maybe this very reply shows a step of the clock: nothing is due by it.
+            held.now = UnixMs(0);
         }
         match tenure.memory.reply(held) {
             Reply::Send(to_send) => {
@@ -338,7 +350,7 @@ impl Poller {
 
     /// Settles, releases the claim, and learns where the backlog begins.
     async fn idle(&self, tenure: &mut Tenure) -> Ended {
-        let now = self.shared.store.now_bounds().at_most;
+        let now = self.shared.now_bounds().at_most;
         let sweep = u64::try_from(self.shared.config.sweep.as_millis()).unwrap_or(0);
         let until = if self.stop.is_cancelled() {
             now
@@ -413,6 +425,9 @@ impl Poller {
 
     fn wake_at(&self, tenure: &Tenure) -> Instant {
         let mut at = tenure.renew_at;
+        if let Some(left) = self.shared.held_for() {
+            at = at.min(Instant::now() + left);
+        }
         let hands_out = self.may_hand_out(tenure);
         let has_room = self.room() > 0 || tenure.memory.open_count() == 0;
         let next_read = tenure.memory.next_read().filter(|_| has_room);
@@ -447,9 +462,44 @@ impl Poller {
 }
 
 impl Shared {
+    /// Redis's clock as dispatch follows it: a step forward not before its hold is over. Whoever asks
+    /// has also looked whether it stepped.
+    pub(super) fn now_bounds(&self) -> NowBounds {
+        let bounds = self.store.now_bounds();
+        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        match steps.look(bounds) {
+            Seen::Steady => {}
+            Seen::Stepped(step) => {
+                error!(
+                    by = ?step.by, hold = ?self.config.clock_step_hold,
+                    "redis's clock stepped forward: nothing is handed out until it is back or stays there"
+                );
+                self.metrics.clock_steps.inc();
+                self.metrics.clock_held.set(1);
+            }
+            Seen::Returned => {
+                warn!("redis's clock is back: messages taken meanwhile are late");
+                self.metrics.clock_held.set(0);
+            }
+            Seen::Followed => {
+                warn!("redis's clock stayed where it stepped to: it is followed from now on");
+                self.metrics.clock_held.set(0);
+                self.follows.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        steps.followed(bounds)
+    }
+
+    /// For how long nothing is handed out because Redis's clock stepped forward.
+    pub(super) fn held_for(&self) -> Option<Duration> {
+        let at = self.now_bounds().at;
+        let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        steps.held_until().map(|until| until.saturating_sub(at))
+    }
+
     /// How long until Redis's clock has certainly reached `due`.
     pub(super) fn until(&self, due: UnixMs) -> Duration {
-        let now_us = self.store.now_bounds().at_least_us;
+        let now_us = self.now_bounds().at_least_us;
         Duration::from_micros((due.0.saturating_mul(1_000)).saturating_sub(now_us))
     }
 }

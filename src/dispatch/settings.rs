@@ -15,6 +15,8 @@ pub struct Config {
     pub read_ahead: Duration,
     /// How often an owner looks at an idle shard, in case a wake was lost.
     pub sweep: Duration,
+    /// How long nothing is handed out after Redis's clock stepped forward; zero: a step is followed.
+    pub clock_step_hold: Duration,
     /// Most bytes of packs that are held in memory, all shards together.
     pub open_bytes_max: usize,
     /// Most messages of one shard that are under way to nsqd or delivered above S.
@@ -41,6 +43,7 @@ pub(crate) mod tests {
             heartbeat: Duration::from_millis(1_500),
             read_ahead: Duration::from_millis(50),
             sweep: Duration::from_mins(1),
+            clock_step_hold: Duration::from_secs(10),
             open_bytes_max: 1 << 26,
             unsettled_max: 4_000,
             batch_messages_max: 200,

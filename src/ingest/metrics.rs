@@ -49,8 +49,12 @@ pub enum Reason {
     Store,
     /// Redis did not answer: the outcome is unknown.
     Unknown,
-    /// Over a limit on what is pending or connected.
+    /// Over a limit on what is under way.
     Overload,
+    /// Over a limit on what is pending.
+    Full,
+    /// Over a limit on what is pending of a topic.
+    TopicFull,
     /// The process is stopping.
     Draining,
 }
@@ -65,6 +69,8 @@ impl EncodeLabelValue for Reason {
             Self::Store => "store",
             Self::Unknown => "unknown",
             Self::Overload => "overload",
+            Self::Full => "full",
+            Self::TopicFull => "topic_full",
             Self::Draining => "draining",
         })
     }
@@ -175,6 +181,10 @@ pub struct Metrics {
     pub pending: Gauge,
     /// Dead letters, all instances' together.
     pub dead_letters: Gauge,
+    /// Bytes of the bodies of what is pending, all instances' together.
+    pub pending_bytes: Gauge,
+    /// Bytes of what is read and not answered.
+    pub in_flight_bytes: Gauge,
 }
 
 impl Metrics {
@@ -220,6 +230,16 @@ impl Metrics {
             "dead_letters",
             "Messages that nsqd refused for good, as Redis counts them: the same from every instance",
             metrics.dead_letters.clone(),
+        );
+        registry.register(
+            "pending_bytes",
+            "Bytes of the bodies of what is pending, as Redis counts them: the same from every instance",
+            metrics.pending_bytes.clone(),
+        );
+        registry.register(
+            "in_flight_bytes",
+            "Bytes of requests that are read and not yet answered",
+            metrics.in_flight_bytes.clone(),
         );
         metrics
     }

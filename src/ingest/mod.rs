@@ -6,6 +6,7 @@ use std::time::Duration;
 
 pub mod access;
 mod api_v1;
+mod budget;
 pub mod clients;
 pub mod http;
 pub mod inbox;
@@ -16,6 +17,7 @@ mod openapi;
 mod ops_http;
 pub mod passthrough;
 mod problem;
+mod quota;
 pub mod reply;
 mod session;
 
@@ -23,6 +25,10 @@ use access::{Access, Hosts};
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::ingest::passthrough::Passthrough;
+pub use quota::Limits;
+
+use crate::ingest::budget::Budget;
+use crate::ingest::quota::Quota;
 use crate::message::{Delay, Due, Message};
 use crate::nsq::identify::Offers;
 use crate::store::{Error, Receipt, ScheduleStore};
@@ -52,6 +58,11 @@ pub struct Config {
     pub access: Option<Arc<Access>>,
     /// Names of this instance, for browsers.
     pub hosts: Hosts,
+    /// Most bytes of all requests that are read and not yet answered, with what each message takes
+    /// beside its body.
+    pub in_flight_bytes_max: usize,
+    /// Limits on what is pending.
+    pub limits: Limits,
 }
 
 /// What connections may be carried in; by default, nothing but plain TCP.
@@ -103,11 +114,30 @@ pub struct Intake {
     pub config: Arc<Config>,
     /// The way past the store, if there is to be one.
     pub passthrough: Option<Arc<Passthrough>>,
+    /// Memory for what is under way.
+    budget: Arc<Budget>,
+    quota: Arc<Quota>,
 }
 
 impl Intake {
+    /// The way into `store`, or past it.
+    pub fn new(
+        store: Arc<dyn ScheduleStore>,
+        config: Config,
+        passthrough: Option<Arc<Passthrough>>,
+    ) -> Self {
+        Self {
+            store,
+            passthrough,
+            budget: Budget::new(config.in_flight_bytes_max),
+            quota: Arc::new(Quota::new(config.limits)),
+            config: Arc::new(config),
+        }
+    }
+
     /// Stores all of `messages` or none. Topic, size and delay have been checked by the door.
     pub async fn accept(&self, messages: Vec<Message>) -> Result<Vec<Receipt>, Error> {
+        self.quota.admit(&*self.store, &messages).await?;
         self.store.schedule(messages).await
     }
 

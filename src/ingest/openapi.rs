@@ -20,7 +20,7 @@ use utoipa::openapi::{
 };
 
 use crate::ingest::api_v1::{
-    IDS_MAX, ITEMS_MAX, Operation, PAGE_SIZE, PAGE_SIZE_MAX, Params, schemas,
+    HEADERS_MAX, IDS_MAX, ITEMS_MAX, Operation, PAGE_SIZE, PAGE_SIZE_MAX, Params, schemas,
 };
 use crate::ingest::http::Shared;
 use crate::ingest::problem::{Code, Problem};
@@ -264,7 +264,7 @@ fn entry_of_many(operation: Operation) -> Entry {
     }
 }
 
-fn draft_codes() -> [Code; 10] {
+fn draft_codes() -> [Code; 12] {
     [
         Code::InvalidTopic,
         Code::InvalidId,
@@ -276,6 +276,8 @@ fn draft_codes() -> [Code; 10] {
         Code::MessageTooBig,
         Code::ConflictingFields,
         Code::IdConflict,
+        Code::PendingFull,
+        Code::TopicFull,
     ]
 }
 
@@ -335,7 +337,7 @@ fn refusal(status: u16, codes: &[&str]) -> Answer {
             .description(Some(text))
             .build()
     };
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
         let text = "Seconds after which to try again";
         answer = answer.header("Retry-After", header(text, Type::Integer));
     }
@@ -446,6 +448,10 @@ fn requests() -> Vec<(&'static str, Value)> {
         "body_base64": {"type": "string", "minLength": 1, "contentEncoding": "base64",
             "description": "For bodies that are not UTF-8"},
         "delay": delay(), "delay_ms": delay(), "deliver_at": time(),
+        "envelope": {"const": "json", "description": "Consumers get a JSON document with id (if \
+            given), headers, and body or body_base64"},
+        "headers": {"type": "object", "maxProperties": HEADERS_MAX,
+            "additionalProperties": {"type": "string"}, "description": "Only with envelope"},
     }});
     let list = |of: Value, max: usize| {
         json!({"type": "array", "minItems": 1,

@@ -72,6 +72,8 @@ pub(super) async fn redis_answers(shared: &Shared) -> Result<(), &'static str> {
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     count_pending(&shared).await;
+    let in_flight = i64::try_from(shared.state.intake.budget.used()).unwrap_or(i64::MAX);
+    shared.state.metrics.in_flight_bytes.set(in_flight);
     let kind = [(header::CONTENT_TYPE, EXPOSITION_TYPE)];
     (kind, (shared.state.exposition)()).into_response()
 }
@@ -95,6 +97,8 @@ async fn count_pending(shared: &Shared) {
             let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
             let metrics = &shared.state.metrics;
             metrics.pending.set(gauge(pending.by_topic.values().sum()));
+            let bytes = pending.bytes_by_topic.values().sum();
+            metrics.pending_bytes.set(gauge(bytes));
             metrics.dead_letters.set(gauge(pending.dead));
         }
         Ok(Err(error)) => tracing::debug!(%error, "what is pending could not be counted"),

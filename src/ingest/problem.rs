@@ -11,7 +11,7 @@ use crate::ingest::metrics::Reason;
 use crate::store::{Error, ErrorKind};
 
 /// Seconds after which a client may try again.
-const RETRY_AFTER_S: &str = "1";
+pub(super) const RETRY_AFTER_S: &str = "1";
 /// Longest piece of a client's own text that a detail repeats.
 const QUOTED_CHARS_MAX: usize = 64;
 
@@ -142,6 +142,10 @@ codes! {
     Draining = SERVICE_UNAVAILABLE, "draining", "The instance is stopping";
     /// Too much at once.
     Overloaded = SERVICE_UNAVAILABLE, "overloaded", "The instance is overloaded";
+    /// Over `pending_messages_max` or `pending_bytes_max`.
+    PendingFull = SERVICE_UNAVAILABLE, "pending_full", "As much is pending as may be";
+    /// Over `topic_pending_messages_max` or `topic_pending_bytes_max`.
+    TopicFull = TOO_MANY_REQUESTS, "topic_full", "As much of the topic is pending as may be";
 }
 
 impl Code {
@@ -162,6 +166,8 @@ impl Code {
             | Self::AuthUnavailable => Reason::Unauthorized,
             Self::OutcomeUnknown => Reason::Unknown,
             Self::Overloaded => Reason::Overload,
+            Self::PendingFull => Reason::Full,
+            Self::TopicFull => Reason::TopicFull,
             Self::Starting | Self::Draining => Reason::Draining,
             _ => Reason::Invalid,
         }
@@ -267,7 +273,10 @@ impl IntoResponse for Problem {
         let text = serde_json::to_vec(&self.details()).unwrap_or_default();
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
         let mut response = (self.code.status(), kind, text).into_response();
-        if self.code.status() == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(
+            self.code.status(),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+        ) {
             let value = HeaderValue::from_static(RETRY_AFTER_S);
             response.headers_mut().insert(header::RETRY_AFTER, value);
         }
@@ -290,6 +299,18 @@ impl From<Error> for Problem {
             ErrorKind::Refused => (
                 Code::StoreRefused,
                 "Redis refused the write (no memory, read-only or disk full); nothing was changed.",
+            ),
+            ErrorKind::Overloaded => (
+                Code::Overloaded,
+                "Too much is under way to Redis; nothing was stored. Try again later.",
+            ),
+            ErrorKind::Full => (
+                Code::PendingFull,
+                "As much is pending as may be; nothing was stored. Try again later.",
+            ),
+            ErrorKind::TopicFull => (
+                Code::TopicFull,
+                "As much of the topic is pending as may be; nothing was stored. Try again later.",
             ),
             ErrorKind::Conflict => (
                 Code::IdConflict,
@@ -326,10 +347,13 @@ pub(super) fn log(error: &Error) {
         ErrorKind::Conflict
         | ErrorKind::Cancelled
         | ErrorKind::Forbidden
-        | ErrorKind::BadPageToken => {}
+        | ErrorKind::BadPageToken
+        | ErrorKind::Full
+        | ErrorKind::TopicFull => {}
         ErrorKind::Unavailable
         | ErrorKind::Unknown
         | ErrorKind::Refused
+        | ErrorKind::Overloaded
         | ErrorKind::SessionLost
         | ErrorKind::Corrupt => warn!(%error, "request not carried out"),
     }

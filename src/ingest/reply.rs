@@ -23,6 +23,13 @@ pub enum Asked {
 }
 
 impl Asked {
+    /// The command with this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        [Self::Pub, Self::Mpub, Self::Dpub, Self::Mdpub, Self::Cancel]
+            .into_iter()
+            .find(|asked| asked.name() == name)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Pub => "PUB",
@@ -58,6 +65,18 @@ pub fn refusal(asked: Asked, kind: ErrorKind) -> Refusal {
             "outcome unknown: redis did not answer, it may or may not have taken effect",
         ),
         ErrorKind::Refused => (asked.failed(), "redis refused the write"),
+        ErrorKind::Overloaded => (
+            asked.failed(),
+            "too much is under way, nothing was stored, try again later",
+        ),
+        ErrorKind::Full => (
+            asked.failed(),
+            "as much is pending as may be, nothing was stored, try again later",
+        ),
+        ErrorKind::TopicFull => (
+            asked.failed(),
+            "as much of the topic is pending as may be, nothing was stored, try again later",
+        ),
         ErrorKind::Conflict => (
             ErrorCode::Conflict,
             "the id is taken by a message with other content",
@@ -80,6 +99,9 @@ pub fn reason(kind: ErrorKind) -> Reason {
         ErrorKind::Conflict | ErrorKind::Cancelled => Reason::Conflict,
         ErrorKind::Unknown => Reason::Unknown,
         ErrorKind::Forbidden => Reason::Unauthorized,
+        ErrorKind::Overloaded => Reason::Overload,
+        ErrorKind::Full => Reason::Full,
+        ErrorKind::TopicFull => Reason::TopicFull,
         ErrorKind::Unavailable
         | ErrorKind::Refused
         | ErrorKind::BadPageToken
@@ -98,8 +120,8 @@ pub struct HttpError {
 }
 
 /// The answer of nsqd's HTTP API to what the store answered. nsqd itself knows only 503 EXITING here, and
-/// the words for what cannot happen to it are ours: `STORE_UNAVAILABLE` and `STORE_REFUSED` (nothing was
-/// stored), `OUTCOME_UNKNOWN` (it may have been), `ID_CONFLICT` and `ID_CANCELLED` (only with our
+/// the words for what cannot happen to it are ours: `STORE_UNAVAILABLE`, `STORE_REFUSED`, `OVERLOADED`,
+/// `PENDING_FULL` and `TOPIC_FULL` (nothing was stored), `OUTCOME_UNKNOWN` (it may have been), `ID_CONFLICT` and `ID_CANCELLED` (only with our
 /// parameter `id`).
 pub fn http(kind: ErrorKind) -> HttpError {
     let (status, message) = match kind {
@@ -107,6 +129,9 @@ pub fn http(kind: ErrorKind) -> HttpError {
         ErrorKind::Unknown => (StatusCode::SERVICE_UNAVAILABLE, "OUTCOME_UNKNOWN"),
         ErrorKind::Refused => (StatusCode::SERVICE_UNAVAILABLE, "STORE_REFUSED"),
         ErrorKind::Forbidden => (StatusCode::FORBIDDEN, "FORBIDDEN"),
+        ErrorKind::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED"),
+        ErrorKind::Full => (StatusCode::SERVICE_UNAVAILABLE, "PENDING_FULL"),
+        ErrorKind::TopicFull => (StatusCode::TOO_MANY_REQUESTS, "TOPIC_FULL"),
         ErrorKind::Conflict => (StatusCode::CONFLICT, "ID_CONFLICT"),
         ErrorKind::Cancelled => (StatusCode::CONFLICT, "ID_CANCELLED"),
         ErrorKind::BadPageToken | ErrorKind::SessionLost | ErrorKind::Corrupt => {

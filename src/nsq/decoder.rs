@@ -189,6 +189,15 @@ impl Decoder {
         }
     }
 
+    /// The command whose body is being read, if one is.
+    pub fn reads_body_of(&self) -> Option<&'static str> {
+        match &self.state {
+            State::Line { .. } => None,
+            State::Single { head, .. } => Some(head.name()),
+            State::Many { head, .. } => Some(head.name()),
+        }
+    }
+
     /// Whether the bytes so far, `buffer` being what [`Self::decode`] has left, are the beginning of
     /// an IDENTIFY.
     pub fn identify_has_begun(&self, buffer: &[u8]) -> bool {

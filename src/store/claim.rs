@@ -33,6 +33,8 @@ pub struct Finished {
     pub score: Score,
     /// How many of its records nsqd has taken, by topic.
     pub delivered: Vec<(TopicName, u64)>,
+    /// The bytes of all its bodies, by topic.
+    pub bytes: Vec<(TopicName, u64)>,
 }
 
 /// Which packs to read: in order of score.
@@ -177,6 +179,8 @@ pub struct NowBounds {
     pub at_least_us: u64,
     /// It is at most this.
     pub at_most: UnixMs,
+    /// Reading of the monotonic clock at which both hold.
+    pub at: Duration,
 }
 
 /// Who is live.

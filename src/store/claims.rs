@@ -107,10 +107,6 @@ impl ClaimStore for RedisStore {
     }
 
     fn now_bounds(&self) -> NowBounds {
-        let clock = &self.core.clock;
-        NowBounds {
-            at_least_us: clock.lower_us(),
-            at_most: clock.upper(),
-        }
+        self.core.clock.bounds()
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::message::UnixMs;
+use crate::store::claim::NowBounds;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Reading {
@@ -53,21 +54,22 @@ impl Clock {
 
     /// Redis's clock is at most this, rounded up to a whole ms. The epoch before the first reply.
     pub(super) fn upper(&self) -> UnixMs {
-        let latest = *self.lock();
-        if latest.redis_us == 0 {
-            return UnixMs(0);
-        }
-        let us = latest.redis_us + micros(self.monotonic().saturating_sub(latest.sent));
-        UnixMs(us.div_ceil(1_000))
+        self.bounds().at_most
     }
 
-    /// Redis's clock is at least this, in microseconds. 0 before the first reply.
-    pub(super) fn lower_us(&self) -> u64 {
+    /// Redis's clock from both sides, now. The epoch before the first reply.
+    pub(super) fn bounds(&self) -> NowBounds {
         let latest = *self.lock();
-        if latest.redis_us == 0 {
-            return 0;
+        let at = self.monotonic();
+        let since = |then: Duration| match latest.redis_us {
+            0 => 0,
+            us => us + micros(at.saturating_sub(then)),
+        };
+        NowBounds {
+            at_least_us: since(latest.received),
+            at_most: UnixMs(since(latest.sent).div_ceil(1_000)),
+            at,
         }
-        latest.redis_us + micros(self.monotonic().saturating_sub(latest.received))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Reading> {
@@ -87,7 +89,7 @@ mod tests {
     #[test]
     fn before_the_first_reply_it_knows_nothing() {
         let clock = Clock::new(|| Duration::from_secs(9));
-        assert_eq!((clock.upper(), clock.lower_us()), (UnixMs(0), 0));
+        assert_eq!((clock.upper(), clock.bounds().at_least_us), (UnixMs(0), 0));
     }
 
     #[test]
@@ -95,7 +97,7 @@ mod tests {
         let clock = Clock::new(|| Duration::from_millis(10));
         clock.learn(1_000_000_400, Duration::from_millis(4));
         assert_eq!(clock.upper(), UnixMs(1_000_007));
-        assert_eq!(clock.lower_us(), 1_000_000_400);
+        assert_eq!(clock.bounds().at_least_us, 1_000_000_400);
     }
 
     #[test]
@@ -103,6 +105,6 @@ mod tests {
         let clock = Clock::new(|| Duration::from_millis(10));
         clock.learn(5_000_000, Duration::from_millis(8));
         clock.learn(9_000_000, Duration::from_millis(7));
-        assert_eq!(clock.lower_us(), 5_000_000);
+        assert_eq!(clock.bounds().at_least_us, 5_000_000);
     }
 }

@@ -105,7 +105,7 @@ pub(super) async fn requeue(core: &Core, id: &MessageId) -> Result<Reschedule, E
         let to_due = stamp(core, due)?;
         let new = Placed::new(core, shard, &record, &text, to_due, record.maybe, digest);
         let to = Some((new.place.score, &new.value[..], &new.entry[..]));
-        match change(core, id, &text, &value, to, record.topic.as_str()).await? {
+        match change(core, id, &text, &value, to, Some(&record)).await? {
             PlaceReply::Ok => return Ok(Reschedule::Moved(to_due)),
             PlaceReply::Late(limit) => due = Due::At(limit.plus_ms(AHEAD_MS)),
             // Another k, or the dead letter has changed: look again.
@@ -124,7 +124,7 @@ pub(super) async fn drop_dead(core: &Core, id: &MessageId) -> Result<bool, Error
         return Ok(false);
     };
     let text = core.id_key.text(id);
-    let reply = change(core, id, &text, &value, None, "").await?;
+    let reply = change(core, id, &text, &value, None, None).await?;
     Ok(reply == PlaceReply::Ok)
 }
 
@@ -134,7 +134,7 @@ async fn change(
     text: &str,
     dead_letter: &[u8],
     to: Option<(Score, &[u8], &str)>,
-    topic: &str,
+    record: Option<&Record>,
 ) -> Result<PlaceReply, Error> {
     let mut link = link(core)?;
     let keys = core.keys.shard(core.shard_of(id));
@@ -143,7 +143,8 @@ async fn change(
         id: text,
         dead_letter,
         to,
-        topic,
+        topic: record.map_or("", |record| record.topic.as_str()),
+        body_len: record.map_or(0, |record| record.body.len()),
         dedupe_window,
     };
     let sent = core.clock.monotonic();

@@ -90,6 +90,11 @@ impl ShardKeys {
         self.key("pending")
     }
 
+    /// hash: topic -> bytes of the bodies in the packs of `due`, until the packs go.
+    pub(super) fn bytes(&self) -> String {
+        self.key("bytes")
+    }
+
     /// hash: id -> dead letter.
     pub(super) fn dead(&self) -> String {
         self.key("dead")

@@ -18,7 +18,7 @@ use crate::store::connect::was_refused;
 use crate::store::core::Core;
 use crate::store::dead;
 use crate::store::pack::{Pack, Record};
-use crate::store::script;
+use crate::store::script::{self, Reads};
 use crate::store::{Error, ErrorKind, Page, Pending, Query, State, Stored};
 
 /// Packs that one round reads from each shard.
@@ -182,24 +182,20 @@ async fn read_round(
     };
     for reader in readers.iter_mut().filter(holds_up) {
         let keys = core.keys.shard(reader.shard);
-        let mut pipeline = Pipeline::with_capacity(3);
-        pipeline.atomic();
-        pipeline
-            .cmd("HMGET")
-            .arg(keys.horizon())
-            .arg("handed")
-            .arg("settled");
-        pipeline.cmd("ZRANGEBYSCORE").arg(keys.due());
-        match reader.after {
-            Some(after) => pipeline.arg(format!("({}", after.0)),
-            None => pipeline.arg(Score::new(reader.from, 0).0),
+        let from = match reader.after {
+            Some(after) => format!("({}", after.0),
+            None => Score::new(reader.from, 0).0.to_string(),
         };
-        pipeline
-            .arg(format!("({}", Score::new(to, 0).0))
-            .arg("WITHSCORES");
-        pipeline.arg("LIMIT").arg(0).arg(PACKS_PER_ROUND);
-        let ((handed, settled), packs): Round =
-            pipeline.query_async(connection).await.map_err(failed)?;
+        let (until, count) = (
+            format!("({}", Score::new(to, 0).0),
+            PACKS_PER_ROUND.to_string(),
+        );
+        let [from, until, count] = [&from, &until, &count].map(|word| word.as_bytes());
+        let range: [&[u8]; 6] = [from, until, b"WITHSCORES", b"LIMIT", b"0", count];
+        let mut reads = Reads::default();
+        reads.add("HMGET", keys.horizon(), [b"handed", b"settled"]);
+        reads.add("ZRANGEBYSCORE", keys.due(), range);
+        let ((handed, settled), packs): Round = reads.query(connection).await.map_err(failed)?;
         let (handed, settled) = (UnixMs(handed.unwrap_or(0)), UnixMs(settled.unwrap_or(0)));
         let packs = script::packs(packs).map_err(failed)?;
         reader.done = packs.len() < PACKS_PER_ROUND;
@@ -382,6 +378,7 @@ pub(super) async fn pending(core: &Core) -> Result<Pending, Error> {
     for shard in core.topology.all() {
         let keys = core.keys.shard(shard);
         pipeline.cmd("HGETALL").arg(keys.pending());
+        pipeline.cmd("HGETALL").arg(keys.bytes());
         pipeline.cmd("HLEN").arg(keys.dead());
     }
     let values: Vec<Value> = pipeline
@@ -389,20 +386,28 @@ pub(super) async fn pending(core: &Core) -> Result<Pending, Error> {
         .await
         .map_err(failed)?;
     let mut pending = Pending::default();
-    for value in values {
-        if let Value::Int(dead) = value {
+    let mut values = values.into_iter();
+    while let (Some(messages), Some(bytes), Some(dead)) =
+        (values.next(), values.next(), values.next())
+    {
+        add_counts(&mut pending.by_topic, messages)?;
+        add_counts(&mut pending.bytes_by_topic, bytes)?;
+        if let Value::Int(dead) = dead {
             pending.dead += u64::try_from(dead).unwrap_or(0);
-            continue;
-        }
-        let counts: HashMap<Vec<u8>, i64> =
-            redis::from_redis_value(value).map_err(|bad| failed(bad.into()))?;
-        for (topic, count) in counts {
-            if let (Ok(topic), Ok(count)) = (TopicName::parse(&topic), u64::try_from(count)) {
-                *pending.by_topic.entry(topic).or_default() += count;
-            }
         }
     }
     Ok(pending)
+}
+
+fn add_counts(sums: &mut HashMap<TopicName, u64>, value: Value) -> Result<(), Error> {
+    let counts: HashMap<Vec<u8>, i64> =
+        redis::from_redis_value(value).map_err(|bad| failed(bad.into()))?;
+    for (topic, count) in counts {
+        if let (Ok(topic), Ok(count)) = (TopicName::parse(&topic), u64::try_from(count)) {
+            *sums.entry(topic).or_default() += count;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

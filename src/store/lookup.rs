@@ -14,7 +14,7 @@ use crate::store::core::{AHEAD_MS, Core};
 use crate::store::entry::{Entry, Kind, mark_of};
 use crate::store::pack::{Pack, Record};
 use crate::store::packing::Scores as _;
-use crate::store::script::{self, CancelReply, Move, Named, PlaceReply};
+use crate::store::script::{self, CancelReply, Move, Named, PlaceReply, Reads};
 use crate::store::{Cancel, Error, ErrorKind, Reschedule, State, Stored};
 
 /// Most messages of one cancel script; those whose packs may be large, in fewer: their bytes pass
@@ -181,19 +181,13 @@ async fn look(
     place: Option<Place>,
 ) -> Result<Look, RedisError> {
     let keys = core.keys.shard(shard);
-    let mut pipeline = redis::Pipeline::with_capacity(4);
-    pipeline.atomic();
-    pipeline.cmd("HGET").arg(keys.ids()).arg(id);
-    pipeline
-        .cmd("HMGET")
-        .arg(keys.horizon())
-        .arg("handed")
-        .arg("settled");
+    let mut reads = Reads::default();
+    reads.add("HGET", keys.ids(), [id.as_bytes()]);
+    reads.add("HMGET", keys.horizon(), [b"handed", b"settled"]);
     let unpack =
         |(handed, settled): Horizons| (UnixMs(handed.unwrap_or(0)), UnixMs(settled.unwrap_or(0)));
     let Some(place) = place else {
-        let (entry, horizons): (Option<Vec<u8>>, Horizons) =
-            pipeline.query_async(connection).await?;
+        let (entry, horizons): (Option<Vec<u8>>, Horizons) = reads.query(connection).await?;
         return Ok(Look {
             entry: entry.unwrap_or_default(),
             horizons: unpack(horizons),
@@ -201,17 +195,11 @@ async fn look(
             marked: false,
         });
     };
-    let score = place.score.0;
-    pipeline
-        .cmd("ZRANGEBYSCORE")
-        .arg(keys.due())
-        .arg(score)
-        .arg(score);
-    pipeline
-        .cmd("ZSCORE")
-        .arg(keys.cancelled())
-        .arg(&mark_of(place)[..]);
-    let (entry, horizons, packs, mark): LookReply = pipeline.query_async(connection).await?;
+    let score = place.score.0.to_string();
+    let score = score.as_bytes();
+    reads.add("ZRANGEBYSCORE", keys.due(), [score, score]);
+    reads.add("ZSCORE", keys.cancelled(), [&mark_of(place)[..]]);
+    let (entry, horizons, packs, mark): LookReply = reads.query(connection).await?;
     Ok(Look {
         entry: entry.unwrap_or_default(),
         horizons: unpack(horizons),
@@ -343,6 +331,8 @@ pub(super) async fn reschedule(core: &Core, id: &MessageId, due: Due) -> Result<
             to: new.place.score,
             pack: &new.value,
             entry: &new.entry,
+            topic: record.topic.as_str(),
+            body_len: record.body.len(),
         };
         let mut link = link(core)?;
         let sent = core.clock.monotonic();

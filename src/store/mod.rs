@@ -62,6 +62,12 @@ pub enum ErrorKind {
     Unknown,
     /// Redis refused the write (no memory, read-only, disk full): nothing happened.
     Refused,
+    /// Too much is under way to Redis: nothing happened.
+    Overloaded,
+    /// As much is pending as may be: nothing happened.
+    Full,
+    /// As much of this topic is pending as may be: nothing happened.
+    TopicFull,
     /// The id is taken by a message with other content: nothing happened.
     Conflict,
     /// A message with this id was cancelled within `dedupe_window`: nothing happened.
@@ -100,6 +106,9 @@ impl fmt::Display for Error {
             ErrorKind::Unavailable => "redis is not reachable",
             ErrorKind::Unknown => "redis did not answer, the outcome is unknown",
             ErrorKind::Refused => "redis refused the write",
+            ErrorKind::Overloaded => "too much is under way",
+            ErrorKind::Full => "as much is pending as may be",
+            ErrorKind::TopicFull => "as much of the topic is pending as may be",
             ErrorKind::Conflict => "the id is taken by another message",
             ErrorKind::Cancelled => "a message with this id was cancelled",
             ErrorKind::Forbidden => "who asks may not do this",
@@ -210,6 +219,9 @@ pub struct Page {
 pub struct Pending {
     /// Messages not yet delivered nor cancelled, by topic.
     pub by_topic: HashMap<TopicName, u64>,
+    /// Bytes of their bodies, by topic. A message that is cancelled, moved or delivered counts until
+    /// the pack that it lay in is gone.
+    pub bytes_by_topic: HashMap<TopicName, u64>,
     /// Dead letters.
     pub dead: u64,
 }

@@ -106,10 +106,15 @@ pub(super) fn pack(
     packed
 }
 
-fn count_topic(topics: &mut Vec<(TopicName, u64)>, topic: &TopicName) {
-    match topics.iter_mut().rfind(|(name, _)| name == topic) {
-        Some((_, messages)) => *messages += 1,
-        None => topics.push((topic.clone(), 1)),
+fn count_topic(topics: &mut Vec<(TopicName, u64, u64)>, message: &Message) {
+    let topic = &message.topic;
+    let len = message.body.len() as u64;
+    match topics.iter_mut().rfind(|(name, ..)| name == topic) {
+        Some((_, messages, bytes)) => {
+            *messages += 1;
+            *bytes += len;
+        }
+        None => topics.push((topic.clone(), 1, len)),
     }
 }
 
@@ -130,7 +135,7 @@ fn close(
     let nonce = scores.nonce();
     let count = u16::try_from(group.len()).unwrap_or(PACK_RECORDS_MAX);
     let mut ids = Vec::new();
-    let mut topics: Vec<(TopicName, u64)> = Vec::new();
+    let mut topics: Vec<(TopicName, u64, u64)> = Vec::new();
     let mut records = Vec::with_capacity(group.len());
     for (position, (index, stamped)) in (0_u16..).zip(group.drain(..)) {
         let Stamped { due, message } = stamped;
@@ -147,7 +152,7 @@ fn close(
                 count,
             });
         }
-        count_topic(&mut topics, &message.topic);
+        count_topic(&mut topics, message);
         let id = message.id.as_ref().map(|id| {
             let digest = digest_of(message);
             let entry = Entry {
@@ -180,7 +185,7 @@ fn close(
     .encode();
     let topics = topics
         .into_iter()
-        .map(|(topic, n)| (topic.as_str().to_owned(), n))
+        .map(|(topic, n, bytes)| (topic.as_str().to_owned(), n, bytes))
         .collect();
     packs.push(NewPack {
         score,

@@ -193,6 +193,7 @@ fn parked_message(
         entry: entry.to_text(),
         to_due: entry.due,
         topic: message.record.topic.as_str().to_owned(),
+        body_len: message.record.body.len(),
         dead_letter,
         id,
     }

@@ -77,7 +77,7 @@ impl Writer {
         if queued > 0 && queued + bytes > self.bytes_max {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Err(Error::caused(
-                ErrorKind::Refused,
+                ErrorKind::Overloaded,
                 "too many bytes wait for redis",
             ));
         }

@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn a_key_is_held_against_its_certificate() {
         let ((chain, key), (_, other)) = (pair(), pair());
-        assert!(made(&chain, &key).is_ok());
+        made(&chain, &key).unwrap();
         assert!(matches!(made(&chain, &other), Err(TlsFault::Mismatch)));
     }
 

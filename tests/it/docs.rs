@@ -111,6 +111,7 @@ fn every_problem_code_is_described_with_its_status() {
             "CONFLICT" => 409,
             "PAYLOAD_TOO_LARGE" => 413,
             "UNSUPPORTED_MEDIA_TYPE" => 415,
+            "TOO_MANY_REQUESTS" => 429,
             "INTERNAL_SERVER_ERROR" => 500,
             "SERVICE_UNAVAILABLE" => 503,
             other => panic!("the status {other} is new: name it here"),

@@ -130,6 +130,7 @@ impl Side {
                 .map(|((_, score), pack)| Finished {
                     score: *score,
                     delivered: count(pack),
+                    bytes: calm::bytes_of(pack),
                 })
                 .collect(),
             hand_out_to: asked.hand_out_to,
@@ -237,11 +238,15 @@ impl Side {
         lines.sort();
         let pending = self.store.pending().await.unwrap();
         let by_topic: BTreeMap<_, _> = pending.by_topic.into_iter().collect();
+        let bytes: BTreeMap<_, _> = pending.bytes_by_topic.into_iter().collect();
         let mut got = Vec::new();
         for id in self.ids.iter().take(bodies) {
             got.push(self.store.get(id.clone()).await.unwrap().as_ref().map(line));
         }
-        format!("{lines:#?}\n{by_topic:?} dead {}\n{got:#?}", pending.dead)
+        format!(
+            "{lines:#?}\n{by_topic:?} {bytes:?} dead {}\n{got:#?}",
+            pending.dead
+        )
     }
 }
 

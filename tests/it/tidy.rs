@@ -93,7 +93,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 /// What only some modules may name, then the path prefixes of those modules.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("redis::", &["store/"]),
-    ("reqwest::", &["http_client.rs", "cli/", "doctor/"]),
+    ("reqwest::", &["http_client.rs", "doctor/http.rs", "cli/"]),
     ("deadpool_redis::", &["store/"]),
     ("axum::", &["ingest/"]),
     ("utoipa::", &["ingest/"]),

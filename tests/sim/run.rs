@@ -22,6 +22,8 @@ const INSTANCES: usize = 3;
 const CLIENTS: usize = 4;
 /// How long clients and faults are at it, in virtual seconds.
 const ACTIVE_S: u64 = 20;
+/// How long a step of the clock is held.
+const HOLD: Duration = Duration::from_secs(10);
 /// How long everything may take to arrive after the last fault: beyond a sweep.
 const HEAL_S: u64 = 150;
 
@@ -48,13 +50,19 @@ fn settings(bug: Option<Bug>) -> Settings {
     }
 }
 
-fn dispatch_config() -> Config {
+/// Whether the steps of this seed's clock are transients: they end before their hold does.
+fn is_transient(seed: u64) -> bool {
+    seed % 8 == 5
+}
+
+fn dispatch_config(hold: Duration) -> Config {
     Config {
         pollers: 8,
         claim_ttl: Duration::from_secs(5),
         heartbeat: Duration::from_millis(1_500),
         read_ahead: Duration::from_millis(50),
         sweep: Duration::from_mins(1),
+        clock_step_hold: hold,
         open_bytes_max: 4_000,
         unsettled_max: 12,
         batch_messages_max: 5,
@@ -75,13 +83,15 @@ struct Run {
     server: Arc<Server>,
     instances: Vec<Instance>,
     links: u64,
+    /// How long hand-out is held when the clock has stepped forward.
+    hold: Duration,
     /// Ids by message number, of those that were taken.
     known: Arc<Mutex<Vec<(usize, MessageId)>>>,
     next: Arc<Mutex<usize>>,
 }
 
 impl Run {
-    fn new(seed: u64, bug: Option<Bug>) -> Self {
+    fn new(seed: u64, bug: Option<Bug>, hold: Duration) -> Self {
         let world = World::new(seed, bug);
         let time = Arc::clone(&world);
         Self {
@@ -89,6 +99,7 @@ impl Run {
             world,
             instances: Vec::new(),
             links: 0,
+            hold,
             known: Arc::default(),
             next: Arc::default(),
         }
@@ -111,7 +122,7 @@ impl Run {
         });
         let metrics = Metrics::register(&mut Registry::default());
         let tracker = &self.world.tracker;
-        let config = dispatch_config();
+        let config = dispatch_config(self.hold);
         let task = Dispatcher::start(
             config,
             store,
@@ -143,7 +154,21 @@ impl Run {
     async fn fault(&mut self) {
         let world = Arc::clone(&self.world);
         let at = usize::try_from(world.below(INSTANCES as u64)).unwrap();
-        match world.below(10) {
+        if world.transient.load(Ordering::Relaxed) && world.below(10) < 7 {
+            // An instance that started meanwhile could not know: none does.
+            let size = [3_600_000, 5_000][usize::try_from(world.below(2)).unwrap()];
+            world.fault(format!("clock runs ahead by {size} ms for a while"));
+            world.step_ms(size);
+            sleep(Duration::from_millis(world.below(9_000))).await;
+            world.step_ms(-size);
+            return;
+        }
+        let kind = if world.transient.load(Ordering::Relaxed) {
+            [3, 6][usize::try_from(world.below(2)).unwrap()]
+        } else {
+            world.below(10)
+        };
+        match kind {
             0..3 => {
                 world.fault(format!("crash of {at}"));
                 self.instances[at].link.crash();
@@ -190,9 +215,15 @@ impl Run {
 
     async fn play(&mut self, seed: u64) -> Outcome {
         let calm = seed.is_multiple_of(8);
+        let transient = is_transient(seed);
+        self.world.transient.store(transient, Ordering::Relaxed);
         for _ in 0..INSTANCES {
             let instance = self.start_instance();
             self.instances.push(instance);
+        }
+        // Who first sees the clock while it runs ahead cannot know.
+        while transient && !self.instances.iter().all(|i| i.link.knows_time()) {
+            sleep(Duration::from_millis(1)).await;
         }
         self.world.faults_on.store(!calm, Ordering::Relaxed);
         for _ in 0..CLIENTS {
@@ -220,6 +251,11 @@ impl Run {
             }
         }
         self.world.faults_on.store(false, Ordering::Relaxed);
+        if transient {
+            // What was stamped by the clock that ran ahead is due an hour later.
+            self.world.transient.store(false, Ordering::Relaxed);
+            self.world.step_ms(3_700_000);
+        }
         self.world.heal_clock();
         let healed = clock();
         loop {
@@ -412,6 +448,11 @@ impl Client {
 
 /// Plays one seed.
 pub(crate) fn play(seed: u64, bug: Option<Bug>) -> Outcome {
+    play_holding(seed, bug, HOLD)
+}
+
+/// The same; a step of the clock is held for so long.
+pub(crate) fn play_holding(seed: u64, bug: Option<Bug>, hold: Duration) -> Outcome {
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -420,6 +461,6 @@ pub(crate) fn play(seed: u64, bug: Option<Bug>) -> Outcome {
         .unwrap();
     runtime.block_on(async {
         start_clock();
-        Run::new(seed, bug).play(seed).await
+        Run::new(seed, bug, hold).play(seed).await
     })
 }

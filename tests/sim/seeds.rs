@@ -2,8 +2,10 @@
 //!
 //! `SIM_SEEDS=100000` plays more, `SIM_SEED=17` plays one and prints its trace.
 
+use std::time::Duration;
+
 use crate::model::Bug;
-use crate::run::{Outcome, play};
+use crate::run::{Outcome, play, play_holding};
 
 /// Seeds of a plain test run.
 const SEEDS: u64 = 2_000;
@@ -69,6 +71,14 @@ fn a_seed_plays_the_same_twice() {
             "seed {seed}"
         );
     }
+}
+
+#[test]
+fn a_step_of_the_clock_that_is_followed_at_once_is_found() {
+    let transients = (5..BUG_SEEDS).step_by(8);
+    let broken = |seed| play_holding(seed, None, Duration::ZERO).broken;
+    let early = |seed| broken(seed).iter().any(|text| text.contains("was early"));
+    assert!(transients.into_iter().any(early));
 }
 
 /// The seed at which a planted bug is found.

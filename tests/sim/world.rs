@@ -89,6 +89,8 @@ pub(crate) struct World {
     pub(crate) in_flight: AtomicI64,
     offset_us: AtomicI64,
     latest_us: AtomicU64,
+    /// The clock's steps are transients that nobody may follow: it counts as if there were none.
+    pub(crate) transient: AtomicBool,
     /// Whether nsqd is there. Polled: what wakes several at once does so in no fixed order.
     pub(crate) up: AtomicBool,
     pub(crate) history: Mutex<Vec<Event>>,
@@ -105,6 +107,7 @@ impl World {
             in_flight: AtomicI64::new(0),
             offset_us: AtomicI64::new(0),
             latest_us: AtomicU64::new(0),
+            transient: AtomicBool::new(false),
             up: AtomicBool::new(true),
             history: Mutex::new(Vec::new()),
             tracker: TaskTracker::new(),
@@ -121,7 +124,12 @@ impl World {
         let elapsed = i64::try_from(clock().as_micros()).unwrap();
         let now = BASE_US + elapsed + self.offset_us.load(Ordering::Relaxed);
         let now = u64::try_from(now).unwrap();
-        self.latest_us.fetch_max(now, Ordering::Relaxed);
+        let counts = if self.transient.load(Ordering::Relaxed) {
+            u64::try_from(BASE_US + elapsed).unwrap()
+        } else {
+            now
+        };
+        self.latest_us.fetch_max(counts, Ordering::Relaxed);
         now
     }
 

@@ -51,6 +51,7 @@ struct OpenPack {
     open: usize,
     bytes: usize,
     delivered: Vec<(TopicName, u64)>,
+    body_bytes: Vec<(TopicName, u64)>,
 }
 
 /// One record that is not done.
@@ -415,8 +416,14 @@ impl Memory {
             open: 0,
             bytes: pack.len,
             delivered: Vec::new(),
+            body_bytes: Vec::new(),
         };
         for record in pack.records {
+            count_by_topic(
+                &mut held.body_bytes,
+                &record.topic,
+                record.body.len() as u64,
+            );
             let place = Place {
                 score: pack.score,
                 nonce: pack.nonce,
@@ -425,7 +432,7 @@ impl Memory {
             if record.due <= self.settled {
                 // Done in an earlier session; its mark, if any, is still there (trimmed later than S).
                 if !self.marks.contains(&place) {
-                    count_delivered(&mut held.delivered, &record.topic);
+                    count_by_topic(&mut held.delivered, &record.topic, 1);
                 }
                 continue;
             }
@@ -441,6 +448,7 @@ impl Memory {
             self.finished.push(Finished {
                 score: pack.score,
                 delivered: held.delivered,
+                bytes: held.body_bytes,
             });
         } else {
             self.open_bytes += held.bytes;
@@ -529,7 +537,7 @@ impl Memory {
             return;
         };
         if delivered {
-            count_delivered(&mut pack.delivered, &slot.record.topic);
+            count_by_topic(&mut pack.delivered, &slot.record.topic, 1);
         }
         pack.open -= 1;
         if pack.open == 0
@@ -539,15 +547,16 @@ impl Memory {
             self.finished.push(Finished {
                 score,
                 delivered: pack.delivered,
+                bytes: pack.body_bytes,
             });
         }
     }
 }
 
-fn count_delivered(counts: &mut Vec<(TopicName, u64)>, topic: &TopicName) {
+fn count_by_topic(counts: &mut Vec<(TopicName, u64)>, topic: &TopicName, more: u64) {
     match counts.iter_mut().find(|(name, _)| name == topic) {
-        Some((_, count)) => *count += 1,
-        None => counts.push((topic.clone(), 1)),
+        Some((_, count)) => *count += more,
+        None => counts.push((topic.clone(), more)),
     }
 }
 

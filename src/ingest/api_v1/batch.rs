@@ -6,6 +6,7 @@ use axum::extract::{Request, State};
 use axum::response::Json;
 use futures_util::future::join_all;
 
+use crate::ingest::budget::Share;
 use crate::ingest::http::Shared;
 use crate::ingest::problem::{Code, Problem};
 
@@ -21,7 +22,7 @@ pub(super) async fn create(
     State(shared): State<Arc<Shared>>,
     request: Request,
 ) -> Result<Json<BatchResult>, Problem> {
-    let items = items(&shared, request)
+    let (items, _share) = items(&shared, request)
         .await
         .inspect_err(|problem| count_refused(&shared, problem))?;
     // Under way together, so that they share packs.
@@ -38,13 +39,13 @@ pub(super) async fn create(
     }))
 }
 
-async fn items(shared: &Shared, request: Request) -> Result<Vec<Node>, Problem> {
-    let node = json_body(shared, request).await?;
+async fn items(shared: &Shared, request: Request) -> Result<(Vec<Node>, Share), Problem> {
+    let (node, share) = json_body(shared, request).await?;
     let mut fields = Fields::of(node, "", &["messages"])?;
     let items = fields.need("messages")?.into_list("messages")?;
     bounded(&items, "messages", ITEMS_MAX)?;
     serving(shared)?;
-    Ok(items)
+    Ok((items, share))
 }
 
 /// Refuses a list that has nothing or too much in it.

@@ -28,7 +28,7 @@ pub(super) async fn cancel(
     State(shared): State<Arc<Shared>>,
     request: Request,
 ) -> Result<Json<CancelResult>, Problem> {
-    let node = json_body(&shared, request).await?;
+    let (node, _share) = json_body(&shared, request).await?;
     let mut fields = Fields::of(node, "", &["ids", "filter", "page_token"])?;
     let token = fields.text("page_token")?;
     let result = match (fields.take("ids"), fields.take("filter")) {

@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Json, Response};
 
 use crate::id::MessageId;
+use crate::ingest::budget::Share;
 use crate::ingest::http::Shared;
 use crate::ingest::metrics::{CancelLabel, Door, DoorLabel};
 use crate::ingest::problem::{Code, Problem};
@@ -27,7 +28,7 @@ pub(super) async fn create(
     request: Request,
 ) -> Result<Response, Problem> {
     let created = async {
-        let message = if is_json(request.headers()) {
+        let (message, _share) = if is_json(request.headers()) {
             of_json(&shared, request).await?
         } else {
             of_raw(&shared, request).await?
@@ -45,13 +46,13 @@ pub(super) async fn create(
     Ok(response)
 }
 
-async fn of_json(shared: &Shared, request: Request) -> Result<Message, Problem> {
-    let node = json_body(shared, request).await?;
+async fn of_json(shared: &Shared, request: Request) -> Result<(Message, Share), Problem> {
+    let (node, share) = json_body(shared, request).await?;
     let size_max = shared.state.intake.config.max_msg_size;
-    draft::of_json(node, "", limits(shared), size_max)
+    Ok((draft::of_json(node, "", limits(shared), size_max)?, share))
 }
 
-async fn of_raw(shared: &Shared, request: Request) -> Result<Message, Problem> {
+async fn of_raw(shared: &Shared, request: Request) -> Result<(Message, Share), Problem> {
     plain_encoding(request.headers())?;
     let params = draft::raw_params(request.uri())?;
     let draft = draft::of_query(&params, limits(shared))?;
@@ -59,7 +60,7 @@ async fn of_raw(shared: &Shared, request: Request) -> Result<Message, Problem> {
     let mut reader = reader(shared, request.into_body(), config.max_body_size)?;
     let body = whole(&mut reader, Code::BodyTooBig, config.max_body_size).await?;
     draft::sized(&body, config.max_msg_size)?;
-    Ok(Message { body, ..draft })
+    Ok((Message { body, ..draft }, reader.into_share()))
 }
 
 /// Stores a message: 201, or 200 with what is known of it if the same had been accepted before.
@@ -156,7 +157,7 @@ pub(super) async fn reschedule(
     request: Request,
 ) -> Result<Json<Moved>, Problem> {
     let id = path_id(&shared, request.uri())?;
-    let node = json_body(&shared, request).await?;
+    let (node, _share) = json_body(&shared, request).await?;
     let mut fields = Fields::of(node, "", &["delay", "delay_ms", "deliver_at"])?;
     let due = draft::due_of_json(&mut fields, limits(&shared))?;
     let due = due.ok_or_else(|| fields.missing("deliver_at"))?;

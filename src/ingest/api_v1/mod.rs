@@ -5,6 +5,7 @@ mod batch;
 mod cancel;
 mod dead_letters;
 mod draft;
+mod envelope;
 mod json;
 mod list;
 mod messages;
@@ -24,6 +25,7 @@ use bytes::Bytes;
 
 use crate::id::{BadId, MessageId};
 use crate::ingest::Intake;
+use crate::ingest::budget::Share;
 use crate::ingest::http::{BodyFault, BodyReader, Plus, Query, Shared, unescape};
 use crate::ingest::metrics::{Door, RefusedLabel};
 use crate::ingest::openapi;
@@ -35,6 +37,7 @@ use moment::Limits;
 
 pub(super) use batch::ITEMS_MAX;
 pub(super) use cancel::IDS_MAX;
+pub(super) use envelope::HEADERS_MAX;
 pub(super) use list::{PAGE_SIZE, PAGE_SIZE_MAX};
 pub(super) use view::schemas;
 
@@ -233,17 +236,19 @@ fn plain_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// Reads a JSON body of at most `max_body_size`.
-async fn json_body(shared: &Shared, request: Request) -> Result<Node, Problem> {
+/// Reads a JSON body of at most `max_body_size`. Its share of the memory is to be kept until all is
+/// done.
+async fn json_body(shared: &Shared, request: Request) -> Result<(Node, Share), Problem> {
     Params::none(request.uri())?;
     need_json(request.headers())?;
     let limit = shared.state.intake.config.max_body_size;
     let mut reader = reader(shared, request.into_body(), limit)?;
-    Node::parse(&whole(&mut reader, Code::BodyTooBig, limit).await?)
+    let node = Node::parse(&whole(&mut reader, Code::BodyTooBig, limit).await?)?;
+    Ok((node, reader.into_share()))
 }
 
 /// A reader of the body; one that is declared too big is refused before anything is read.
-fn reader(shared: &Shared, body: Body, limit: usize) -> Result<BodyReader<'_>, Problem> {
+fn reader(shared: &Shared, body: Body, limit: usize) -> Result<BodyReader, Problem> {
     let declared = axum::body::HttpBody::size_hint(&body).lower();
     if usize::try_from(declared).is_ok_and(|declared| declared <= limit) {
         Ok(shared.reader(body, limit))
@@ -256,7 +261,7 @@ fn too_big(code: Code, limit: usize) -> Problem {
     Problem::new(code, format!("The limit is {limit} bytes."))
 }
 
-async fn whole(reader: &mut BodyReader<'_>, over: Code, limit: usize) -> Result<Bytes, Problem> {
+async fn whole(reader: &mut BodyReader, over: Code, limit: usize) -> Result<Bytes, Problem> {
     reader.whole().await.map_err(|fault| match fault {
         BodyFault::TooBig => too_big(over, limit),
         BodyFault::Broken => Problem::new(

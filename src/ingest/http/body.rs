@@ -6,14 +6,9 @@ use std::time::Duration;
 use axum::body::{Body, BodyDataStream};
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// Unit in which the shared budget is counted.
-const BUDGET_UNIT_BYTES: usize = 1024;
-/// How much of all bodies together may be in memory at once.
-pub(super) const BUDGET_UNITS_MAX: usize = 256 * 1024;
-/// What a message of a batch takes beside its bytes, roughly.
-const MESSAGE_OVERHEAD: usize = 128;
+use crate::ingest::budget::Share;
+
 /// How long a client may send nothing in the middle of a body. nsqd waits for ever; we do not.
 const STALL_MAX: Duration = Duration::from_secs(30);
 
@@ -31,32 +26,29 @@ pub(in crate::ingest) enum BodyFault {
 /// A request's body while it comes in. What was read counts against the budget until this is
 /// dropped, so keep it until the bytes are stored.
 #[derive(Debug)]
-pub(in crate::ingest) struct BodyReader<'a> {
+pub(in crate::ingest) struct BodyReader {
     stream: BodyDataStream,
     buffer: BytesMut,
     received: usize,
     limit: usize,
     /// More than `limit` bytes came; `buffer` was cut at the limit.
     over: bool,
-    budget: &'a Semaphore,
-    held: Option<SemaphorePermit<'a>>,
-    held_units: usize,
-    messages: usize,
+    share: Share,
+    /// Beside the bytes themselves.
+    charged_more: usize,
 }
 
-impl<'a> BodyReader<'a> {
-    /// Reads `body`, of which at most `limit` bytes are taken.
-    pub(in crate::ingest) fn new(body: Body, limit: usize, budget: &'a Semaphore) -> Self {
+impl BodyReader {
+    /// Reads `body`, of which at most `limit` bytes are taken and charged to `share`.
+    pub(in crate::ingest) fn new(body: Body, limit: usize, share: Share) -> Self {
         Self {
             stream: body.into_data_stream(),
             buffer: BytesMut::new(),
             received: 0,
             limit,
             over: false,
-            budget,
-            held: None,
-            held_units: 0,
-            messages: 0,
+            share,
+            charged_more: 0,
         }
     }
 
@@ -123,30 +115,20 @@ impl<'a> BodyReader<'a> {
         Ok(true)
     }
 
-    /// A piece of the body becomes a message, which takes memory beside its bytes.
-    pub(in crate::ingest) fn charge_message(&mut self) -> Result<(), BodyFault> {
-        self.messages += 1;
+    /// Charges what will be made of the bytes.
+    pub(in crate::ingest) fn charge_more(&mut self, bytes: usize) -> Result<(), BodyFault> {
+        self.charged_more += bytes;
         self.charge(self.received.min(self.limit))
     }
 
+    /// What was charged, to be kept until the bytes are stored.
+    pub(in crate::ingest) fn into_share(self) -> Share {
+        self.share
+    }
+
     fn charge(&mut self, bytes: usize) -> Result<(), BodyFault> {
-        let bytes = bytes + self.messages * MESSAGE_OVERHEAD;
-        let units = bytes.div_ceil(BUDGET_UNIT_BYTES);
-        let missing = units.saturating_sub(self.held_units);
-        if missing == 0 {
-            return Ok(());
-        }
-        let count = u32::try_from(missing).map_err(|_overflow| BodyFault::Crowded)?;
-        let more = self
-            .budget
-            .try_acquire_many(count)
-            .map_err(|_none_left| BodyFault::Crowded)?;
-        self.held_units = units;
-        match &mut self.held {
-            Some(held) => held.merge(more),
-            None => self.held = Some(more),
-        }
-        Ok(())
+        let charged = self.share.resize(bytes + self.charged_more);
+        charged.map_err(|_crowded| BodyFault::Crowded)
     }
 }
 
@@ -155,6 +137,7 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
+    use crate::ingest::budget::Budget;
 
     fn body(chunks: &[&'static str]) -> Body {
         let chunks: Vec<Result<Bytes, Infallible>> = chunks
@@ -166,12 +149,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_of_the_limit_is_read_and_one_byte_more_is_not() {
-        let budget = Semaphore::new(8);
-        let whole = BodyReader::new(body(&["ab", "cd"]), 4, &budget)
+        let budget = Budget::new(8 * 1024);
+        let whole = BodyReader::new(body(&["ab", "cd"]), 4, budget.share())
             .whole()
             .await;
         assert_eq!(whole, Ok(Bytes::from_static(b"abcd")));
-        let whole = BodyReader::new(body(&["ab", "cde"]), 4, &budget)
+        let whole = BodyReader::new(body(&["ab", "cde"]), 4, budget.share())
             .whole()
             .await;
         assert_eq!(whole, Err(BodyFault::TooBig));
@@ -179,8 +162,8 @@ mod tests {
 
     #[tokio::test]
     async fn lines_end_at_newlines_across_chunks() {
-        let budget = Semaphore::new(8);
-        let mut reader = BodyReader::new(body(&["a", "b\n\nc", "\r\n", "d"]), 99, &budget);
+        let budget = Budget::new(8 * 1024);
+        let mut reader = BodyReader::new(body(&["a", "b\n\nc", "\r\n", "d"]), 99, budget.share());
         let mut lines = Vec::new();
         while let Some(line) = reader.line().await.unwrap() {
             lines.push(line);
@@ -190,49 +173,40 @@ mod tests {
 
     #[tokio::test]
     async fn lines_before_the_limit_come_before_the_fault() {
-        let budget = Semaphore::new(8);
-        let mut reader = BodyReader::new(body(&["ab\ncd\n"]), 5, &budget);
+        let budget = Budget::new(8 * 1024);
+        let mut reader = BodyReader::new(body(&["ab\ncd\n"]), 5, budget.share());
         assert_eq!(reader.line().await, Ok(Some(Bytes::from_static(b"ab"))));
         assert_eq!(reader.line().await, Err(BodyFault::TooBig));
     }
 
     #[tokio::test]
     async fn exactly_says_when_the_body_is_short() {
-        let budget = Semaphore::new(8);
-        let mut reader = BodyReader::new(body(&["abc"]), 9, &budget);
+        let budget = Budget::new(8 * 1024);
+        let mut reader = BodyReader::new(body(&["abc"]), 9, budget.share());
         assert_eq!(reader.exactly(2).await, Ok(Some(Bytes::from_static(b"ab"))));
         assert_eq!(reader.exactly(2).await, Ok(None));
     }
 
     #[tokio::test]
     async fn the_budget_is_shared_and_given_back() {
-        let budget = Semaphore::new(1);
-        let mut first = BodyReader::new(body(&["x"]), 9, &budget);
+        let budget = Budget::new(1);
+        let mut first = BodyReader::new(body(&["x"]), 9, budget.share());
         assert_eq!(first.whole().await, Ok(Bytes::from_static(b"x")));
-        let second = BodyReader::new(body(&["y"]), 9, &budget).whole().await;
+        let second = BodyReader::new(body(&["y"]), 9, budget.share())
+            .whole()
+            .await;
         assert_eq!(second, Err(BodyFault::Crowded));
         drop(first);
-        assert_eq!(budget.available_permits(), 1);
-    }
-
-    #[tokio::test]
-    async fn messages_count_against_the_budget_beside_their_bytes() {
-        let budget = Semaphore::new(2);
-        let mut reader = BodyReader::new(body(&["a\nb\n"]), 99, &budget);
-        assert_eq!(reader.line().await, Ok(Some(Bytes::from_static(b"a"))));
-        let messages = 2 * BUDGET_UNIT_BYTES / MESSAGE_OVERHEAD;
-        for _ in 1..messages {
-            assert_eq!(reader.charge_message(), Ok(()));
-        }
-        assert_eq!(reader.charge_message(), Err(BodyFault::Crowded));
+        let mut third = BodyReader::new(body(&["z"]), 9, budget.share());
+        assert_eq!(third.whole().await, Ok(Bytes::from_static(b"z")));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stalled_body_is_given_up() {
-        let budget = Semaphore::new(8);
+        let budget = Budget::new(8 * 1024);
         let stalled =
             Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>());
-        let whole = BodyReader::new(stalled, 9, &budget).whole().await;
+        let whole = BodyReader::new(stalled, 9, budget.share()).whole().await;
         assert_eq!(whole, Err(BodyFault::Broken));
     }
 }

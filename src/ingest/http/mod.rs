@@ -118,8 +118,6 @@ pub(super) struct Shared {
     pub(super) state: HttpState,
     /// When what is pending was last counted for `/metrics`.
     pub(super) counted: Mutex<Option<Instant>>,
-    /// Memory for bodies, see [`BodyReader`].
-    bodies: Semaphore,
 }
 
 impl Shared {
@@ -127,13 +125,12 @@ impl Shared {
         Arc::new(Self {
             state,
             counted: Mutex::new(None),
-            bodies: Semaphore::new(body::BUDGET_UNITS_MAX),
         })
     }
 
     /// A reader of `body`, up to `limit` bytes.
-    pub(super) fn reader(&self, body: Body, limit: usize) -> BodyReader<'_> {
-        BodyReader::new(body, limit, &self.bodies)
+    pub(super) fn reader(&self, body: Body, limit: usize) -> BodyReader {
+        BodyReader::new(body, limit, self.state.intake.budget.share())
     }
 
     /// Where the process stands now.
@@ -184,6 +181,11 @@ pub async fn serve(
         state.intake.store = Arc::new(Guarded::new(Arc::clone(&state.intake.store)));
         state.intake.passthrough = state.intake.passthrough.map(|way| Arc::new(way.guarded()));
     }
+    let label = DoorLabel { door: Door::Http };
+    let refused = state
+        .metrics
+        .connections_refused
+        .get_or_create_owned(&label);
     let server = Server {
         head_timeout: config.handshake_timeout,
         metrics: state.metrics.clone(),
@@ -214,9 +216,13 @@ pub async fn serve(
                 let tls = acceptor.clone();
                 tracker.spawn(server.clone().connection(stream, peer.ip(), tls, permit));
             }
-            // Who speaks TLS would not understand.
-            Err(_full) if acceptor.is_some() => {}
-            Err(_full) => turn_away(&stream),
+            Err(_full) => {
+                refused.inc();
+                // Who speaks TLS would not understand.
+                if acceptor.is_none() {
+                    turn_away(&stream);
+                }
+            }
         }
     }
 }
@@ -274,7 +280,7 @@ impl Server {
                 match tokio::time::timeout(self.head_timeout, handshake).await {
                     Ok(Ok(stream)) => {
                         visitor.common_name = Peer::of(stream.get_ref().1).common_name;
-                        self.converse(stream, visitor).await;
+                        Box::pin(self.converse(stream, visitor)).await;
                     }
                     Ok(Err(error)) => debug!(%error, "no TLS"),
                     Err(_elapsed) => debug!("the handshake of TLS took too long"),
@@ -365,7 +371,7 @@ async fn route(
 ) -> Response<Body> {
     let caller = match gate.admit(&request, visitor).await {
         Ok(caller) => caller,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let answered = CALLER.scope(caller, async { router.call(request).await });
     match answered.await {

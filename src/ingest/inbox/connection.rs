@@ -113,7 +113,7 @@ impl Source {
         let wishes = Wishes {
             dial_timeout: config.dial_timeout,
             heartbeat_interval: config.heartbeat_interval,
-            msg_timeout: None,
+            msg_timeout: Some(config.msg_timeout),
         };
         let (mut reader, mut writer, identity) = nsqd::dial(&self.address, &wishes).await?;
         if identity.auth_required {
@@ -311,7 +311,7 @@ impl Session<'_> {
                 let again_ms = again_ms(delivery.attempts, fastrand::f64());
                 encode_req(delivery.id, again_ms, &mut self.writer.output);
                 self.pace.failed(Instant::now());
-                debug!(message = %delivery.id, code = code.as_str(), "inbox: asked for it again");
+                debug!(id = %delivery.id, code = code.as_str(), "inbox: asked for it again");
             }
             Fate::Invalid(problem) => self.put_beside(delivery, &problem),
         }
@@ -327,11 +327,11 @@ impl Session<'_> {
         let output = &mut self.writer.output;
         let beside = &self.source.config.invalid_topic;
         if let Some(body) = invalid::body(*self.manner, delivery, problem) {
-            warn!(%nsqd, %message, code, detail, to = %beside, "inbox: not valid");
+            warn!(%nsqd, id = %message, code, detail, to = %beside, "inbox: not valid");
             encode_pub(beside, &body, output);
             self.beside.push_back(delivery.id);
         } else {
-            warn!(%nsqd, %message, code, detail, "inbox: not valid, and cannot be put beside");
+            warn!(%nsqd, id = %message, code, detail, "inbox: not valid, and cannot be put beside");
             encode_req(
                 message,
                 again_ms(delivery.attempts, fastrand::f64()),

@@ -7,13 +7,14 @@ use serde::Deserialize;
 use crate::http_client::{Bounds, HttpClient, NoAnswer};
 use crate::message::TopicName;
 
-/// How long an nsqlookupd may take to answer, connecting included.
+/// How long an nsqlookupd may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest answer, in bytes.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Longest answer, in bytes: thousands of nsqds.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Answers without the envelope that nsqlookupds before 1.0 put around them.
 const ACCEPT: &str = "application/vnd.nsq; version=1.0";
 const OK: u16 = 200;
+/// No nsqd has the topic yet.
 const NOT_FOUND: u16 = 404;
 
 /// Asks.
@@ -35,16 +36,17 @@ struct Producer {
 }
 
 impl Lookup {
-    pub(super) fn new() -> Result<Self, NoAnswer> {
+    pub(super) fn new(connect: Duration) -> Result<Self, NoAnswer> {
         let client = HttpClient::new(Bounds {
-            connect: ANSWER_TIMEOUT,
+            connect,
             request: ANSWER_TIMEOUT,
             body_bytes_max: ANSWER_BYTES_MAX,
         });
         Ok(Self { client: client? })
     }
 
-    /// TCP addresses of the nsqds that carry `topic`; none if nobody does yet.
+    /// TCP addresses of the nsqds that carry `topic`; none if nobody does yet. Otherwise why that is
+    /// not known.
     pub(super) async fn producers(
         &self,
         lookupd: &str,
@@ -57,7 +59,7 @@ impl Lookup {
         match answer.status {
             OK => {}
             NOT_FOUND => return Ok(Vec::new()),
-            status => return Err(format!("status {status}")),
+            other => return Err(format!("status {other}")),
         }
         let answer: Answer =
             serde_json::from_slice(&answer.body).map_err(|error| error.to_string())?;

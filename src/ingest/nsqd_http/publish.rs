@@ -4,14 +4,15 @@
 
 use axum::body::{Body, HttpBody as _};
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
 
 use crate::ingest::Config;
+use crate::ingest::budget::MESSAGE_OVERHEAD;
 use crate::ingest::http::{BodyFault, BodyReader, Query, Shared, Target, go_int};
 use crate::ingest::metrics::{Door, DoorLabel, Reason, RefusedLabel};
-use crate::ingest::problem::log;
+use crate::ingest::problem::{RETRY_AFTER_S, log};
 use crate::ingest::reply;
 use crate::message::{ClientId, Delay, Due, Message, TopicName};
 use crate::phase::Phase;
@@ -125,6 +126,13 @@ fn refuse(shared: &Shared, refusal: &Refusal) -> Response {
     };
     shared.state.metrics.refused.get_or_create(&label).inc();
     let mut response = error(refusal.status, refusal.message);
+    if matches!(
+        refusal.status,
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+    ) {
+        let value = HeaderValue::from_static(RETRY_AFTER_S);
+        response.headers_mut().insert(header::RETRY_AFTER, value);
+    }
     if refusal.close {
         close_after(&mut response);
     }
@@ -227,7 +235,7 @@ fn is_binary(query: &Query) -> bool {
 }
 
 /// Text: a message is a line, empty ones are dropped, a `\r` stays.
-async fn lines(reader: &mut BodyReader<'_>, config: &Config) -> Result<Vec<Bytes>, Refusal> {
+async fn lines(reader: &mut BodyReader, config: &Config) -> Result<Vec<Bytes>, Refusal> {
     let mut bodies = Vec::new();
     loop {
         let line = reader.line().await;
@@ -242,7 +250,7 @@ async fn lines(reader: &mut BodyReader<'_>, config: &Config) -> Result<Vec<Bytes
                 return Err(Refusal::too_big("BODY_TOO_BIG"));
             }
             Some(line) => {
-                let charged = reader.charge_message();
+                let charged = reader.charge_more(MESSAGE_OVERHEAD);
                 charged.map_err(|fault| Refusal::of_body(fault, "BODY_TOO_BIG"))?;
                 bodies.push(line);
             }
@@ -251,7 +259,7 @@ async fn lines(reader: &mut BodyReader<'_>, config: &Config) -> Result<Vec<Bytes
 }
 
 /// Binary: a count, then size and bytes of each; what follows the last is not looked at.
-async fn binary(reader: &mut BodyReader<'_>, config: &Config) -> Result<Vec<Bytes>, Refusal> {
+async fn binary(reader: &mut BodyReader, config: &Config) -> Result<Vec<Bytes>, Refusal> {
     let bad_body = || Refusal::too_big("BAD_BODY");
     let bad_message = || Refusal::too_big("BAD_MESSAGE");
     let count = int32(reader, "BAD_BODY").await?;
@@ -267,9 +275,9 @@ async fn binary(reader: &mut BodyReader<'_>, config: &Config) -> Result<Vec<Byte
         if size == 0 || size > config.max_msg_size {
             return Err(bad_message());
         }
-        bodies.push(exactly(reader, size, "BAD_MESSAGE").await?);
-        let charged = reader.charge_message();
+        let charged = reader.charge_more(MESSAGE_OVERHEAD);
         charged.map_err(|fault| Refusal::of_body(fault, "BODY_TOO_BIG"))?;
+        bodies.push(exactly(reader, size, "BAD_MESSAGE").await?);
     }
     Ok(bodies)
 }
@@ -280,7 +288,7 @@ fn messages_max(config: &Config) -> usize {
     config.max_body_size.saturating_sub(4) / 5
 }
 
-async fn int32(reader: &mut BodyReader<'_>, short: &'static str) -> Result<i32, Refusal> {
+async fn int32(reader: &mut BodyReader, short: &'static str) -> Result<i32, Refusal> {
     let bytes = exactly(reader, 4, short).await?;
     let bytes = <[u8; 4]>::try_from(bytes.as_ref()).map_err(|_short| Refusal::too_big(short))?;
     Ok(i32::from_be_bytes(bytes))
@@ -288,7 +296,7 @@ async fn int32(reader: &mut BodyReader<'_>, short: &'static str) -> Result<i32, 
 
 /// `short` is what nsqd says of a body that ends too soon, whatever ended it.
 async fn exactly(
-    reader: &mut BodyReader<'_>,
+    reader: &mut BodyReader,
     count: usize,
     short: &'static str,
 ) -> Result<Bytes, Refusal> {

@@ -8,6 +8,9 @@ use tokio::time::Instant;
 /// For a connection without any deadline.
 const NEVER: Duration = Duration::from_hours(24);
 
+/// Two intervals of silence end with the second heartbeat, give or take this: then they end first.
+const TOGETHER: Duration = Duration::from_millis(5);
+
 /// nsqd counts heartbeats by the first IDENTIFY, and the client's time to speak by the latest.
 #[derive(Debug)]
 pub(super) struct Clock {
@@ -71,6 +74,6 @@ impl Clock {
 
     /// Whether the client was silent too long.
     pub(super) fn read_is_over(&self, now: Instant) -> bool {
-        self.read_by.is_some_and(|by| by <= now)
+        self.read_by.is_some_and(|by| by <= now + TOGETHER)
     }
 }

@@ -12,8 +12,10 @@ use tracing::warn;
 use crate::id::{BadId, MessageId};
 use crate::ingest::Intake;
 use crate::ingest::access::{Access, Denied, Grants, Secret, Visitor, cancel_as};
+use crate::ingest::budget::MESSAGE_OVERHEAD;
 use crate::ingest::reply::{self, Asked};
-use crate::message::{Message, TopicName, looks_minted};
+use crate::message::{Due, Message, TopicName, looks_minted};
+use crate::nsq::command::{Bodies, Command};
 use crate::nsq::error_code::{ErrorCode, Refusal};
 use crate::nsq::quote::quote;
 use crate::store::{Cancel, Error, ErrorKind};
@@ -64,8 +66,6 @@ struct Load {
 
 /// Most commands of one connection in flight.
 const COMMANDS_MAX: usize = 4096;
-/// What a message takes beside its body, roughly, while it is on its way.
-const MESSAGE_OVERHEAD: usize = 128;
 /// Most messages, and about the most bytes, that go to the store in one call, because they arrived
 /// together. The store takes all or none of them; as the first error ends the connection, no client
 /// can tell.
@@ -102,6 +102,11 @@ impl Flight {
     /// Whether all has been answered.
     pub(super) fn is_empty(&self) -> bool {
         self.answers.is_empty() && self.group.is_empty()
+    }
+
+    /// Bytes of what is in flight, with what each message takes beside its body.
+    pub(super) fn bytes(&self) -> usize {
+        self.load.bytes
     }
 
     /// Whether there is room for another command, whatever its size.
@@ -286,6 +291,33 @@ impl Load {
         self.with_id = self.with_id.saturating_sub(other.with_id);
         self.cancels = self.cancels.saturating_sub(other.cancels);
     }
+}
+
+/// Of a publish: as what it is answered, its messages, and the bytes that they take on their way.
+pub(super) fn cost(command: &Command) -> Option<(Asked, usize, usize)> {
+    let (asked, messages, bytes) = match command {
+        Command::Pub { body, .. } => (Asked::Pub, 1, body.len()),
+        Command::Dpub { body, .. } => (Asked::Dpub, 1, body.len()),
+        Command::Mpub { bodies, .. } => (Asked::Mpub, bodies.count(), bodies.wire_len()),
+        Command::Mdpub { bodies, .. } => (Asked::Mdpub, bodies.count(), bodies.wire_len()),
+        Command::Identify(_)
+        | Command::Auth(_)
+        | Command::Ahead { .. }
+        | Command::Cancel(_)
+        | Command::Nop => return None,
+    };
+    Some((asked, messages, bytes + messages * MESSAGE_OVERHEAD))
+}
+
+/// The messages of an MPUB.
+pub(super) fn messages(topic: &TopicName, due: Due, bodies: &Bodies) -> Vec<Message> {
+    let message = |body| Message {
+        topic: topic.clone(),
+        body,
+        due,
+        id: None,
+    };
+    bodies.iter().map(message).collect()
 }
 
 /// Counts neighbours of the same topic together.

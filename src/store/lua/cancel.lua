@@ -2,7 +2,7 @@
 -- KEYS[1] due      zset  pack -> score          KEYS[2] horizon    hash  handed, settled, opened
 -- KEYS[3] ids      hash  id -> entry            KEYS[4] cancelled  zset  mark -> due, Unix ms
 -- KEYS[5] live     zset  id -> due              KEYS[6] gone       zset  id -> when its entry goes
--- KEYS[7] pending  hash  topic -> messages
+-- KEYS[7] pending  hash  topic -> messages       KEYS[8] bytes      hash  topic -> bytes of bodies in packs
 -- ARGV[1] dedupe_window_ms, then of each message: id, score (text; "" of a client's id), nonce,
 --   position, due_ms, mark
 -- returns one of "cancelled" | "in_flight" | "gone" | "dead" for each message
@@ -22,7 +22,22 @@ local function u16(text, at)
   return high * 256 + low
 end
 
--- The topic of a record, from the pack's directory, and how many records the pack has.
+-- The length of the only body of a pack, whose record begins there: due offset, flags, id, length.
+local function only_body(pack, at)
+  while string.byte(pack, at) >= 128 do at = at + 1 end
+  local flags = string.byte(pack, at + 1)
+  at = at + 2
+  if flags % 4 >= 2 then at = at + 1 + string.byte(pack, at) end
+  local len, unit = 0, 1
+  repeat
+    local byte = string.byte(pack, at)
+    len, unit, at = len + byte % 128 * unit, unit * 128, at + 1
+  until byte < 128
+  return len
+end
+
+-- The topic of a record, from the pack's directory, how many records the pack has, and of a pack of one
+-- the length of its body.
 local function topic_of(score, nonce, position)
   for _, pack in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], score, score)) do
     if string.byte(pack, 1) == 1 and u16(pack, 3) * 65536 + u16(pack, 5) == nonce then
@@ -34,7 +49,8 @@ local function topic_of(score, nonce, position)
       end
       for record = 0, count - 1 do
         if u16(pack, at + record * 3) == position then
-          return topics[string.byte(pack, at + record * 3 + 2) + 1], count
+          local len = count == 1 and only_body(pack, at + 3) or 0
+          return topics[string.byte(pack, at + record * 3 + 2) + 1], count, len
         end
       end
     end
@@ -59,13 +75,14 @@ local function cancel(id, score, nonce, position, due, mark)
   if redis.call('ZSCORE', KEYS[4], mark) then return 'cancelled' end
   if due <= handed or maybe then return 'in_flight' end
 
-  local topic, count = topic_of(score, tonumber(nonce), tonumber(position))
+  local topic, count, len = topic_of(score, tonumber(nonce), tonumber(position))
   -- Only after a failover: the id is ours, and what it names was lost.
   if not topic then return 'gone' end
   redis.call('ZADD', KEYS[4], due, mark)
   if redis.call('HINCRBY', KEYS[7], topic, -1) <= 0 then redis.call('HDEL', KEYS[7], topic) end
   if count == 1 and math.floor(tonumber(score) / 2048) > opened then
     redis.call('ZREMRANGEBYSCORE', KEYS[1], score, score)
+    if redis.call('HINCRBY', KEYS[8], topic, -len) <= 0 then redis.call('HDEL', KEYS[8], topic) end
   end
   if entry then
     redis.call('HSET', KEYS[3], id, 'C' .. string.sub(entry, 2))

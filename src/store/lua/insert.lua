@@ -4,9 +4,10 @@
 -- KEYS[3] ids      hash  client id -> entry
 -- KEYS[4] live     zset  client id -> due, Unix ms
 -- KEYS[5] pending  hash  topic -> messages
+-- KEYS[6] bytes    hash  topic -> bytes of bodies in packs
 -- ARGV[1] wake channel   ARGV[2] number of packs, then of each pack:
 --   score (text: tostring() loses digits), due_ms, pack,
---   topics, then topics x (topic, messages),
+--   topics, then topics x (topic, messages, bytes),
 --   ids, then ids x (id, entry, due_ms)
 -- returns {"ok", now_us}
 --       | {"closed", now_us}
@@ -27,8 +28,8 @@ for p = 1, tonumber(ARGV[2]) do
   local pack = {score = ARGV[at], due = tonumber(ARGV[at + 1]), value = ARGV[at + 2], topics = {}, ids = {}}
   at = at + 4
   for _ = 1, tonumber(ARGV[at - 1]) do
-    pack.topics[#pack.topics + 1] = {ARGV[at], ARGV[at + 1]}
-    at = at + 2
+    pack.topics[#pack.topics + 1] = {ARGV[at], ARGV[at + 1], ARGV[at + 2]}
+    at = at + 3
   end
   at = at + 1
   for _ = 1, tonumber(ARGV[at - 1]) do
@@ -67,7 +68,10 @@ local earliest
 for _, pack in ipairs(packs) do
   if not pack.done then
     redis.call('ZADD', KEYS[1], pack.score, pack.value)
-    for _, topic in ipairs(pack.topics) do redis.call('HINCRBY', KEYS[5], topic[1], topic[2]) end
+    for _, topic in ipairs(pack.topics) do
+      redis.call('HINCRBY', KEYS[5], topic[1], topic[2])
+      redis.call('HINCRBY', KEYS[6], topic[1], topic[3])
+    end
     for _, id in ipairs(pack.ids) do
       redis.call('HSET', KEYS[3], id[1], id[2])
       redis.call('ZADD', KEYS[4], id[3], id[1])

@@ -2,10 +2,11 @@
 -- script sets at the old place is what makes the read still true (R7).
 -- KEYS[1] due      zset  pack -> score          KEYS[2] horizon    hash  handed, settled, opened, below
 -- KEYS[3] ids      hash  id -> entry            KEYS[4] cancelled  zset  mark -> due, Unix ms
--- KEYS[5] live     zset  id -> due
+-- KEYS[5] live     zset  id -> due              KEYS[6] bytes      hash  topic -> bytes of bodies in packs
 -- ARGV[1] wake channel  ARGV[2] id  ARGV[3] entry that was read, "" for none
 -- ARGV[4] old score (text)  ARGV[5] old due_ms  ARGV[6] old mark  ARGV[7] records in the old pack
 -- ARGV[8] new score (text)  ARGV[9] new due_ms  ARGV[10] new pack  ARGV[11] new entry
+-- ARGV[12] topic  ARGV[13] length of the body
 -- returns {"ok" | "changed" | "closed" | "in_flight" | "gone" | "cancelled", now_us}
 --       | {"late" | "taken", now_us, limit_ms}
 -- "changed": the index no longer says what was read; look again.
@@ -31,12 +32,14 @@ if redis.call('ZCOUNT', KEYS[1], ARGV[8], ARGV[8]) > 0 then return {'taken', now
 
 redis.call('ZADD', KEYS[4], old_due, ARGV[6])
 redis.call('ZADD', KEYS[1], ARGV[8], ARGV[10])
+redis.call('HINCRBY', KEYS[6], ARGV[12], ARGV[13])
 redis.call('HSET', KEYS[3], ARGV[2], ARGV[11])
 -- The entry may only age when S has passed every place that it was at: until then their marks depend
 -- on it. GT, because an earlier move may have come from a later place.
 redis.call('ZADD', KEYS[5], 'GT', math.max(old_due, new_due), ARGV[2])
 if ARGV[7] == '1' and math.floor(tonumber(ARGV[4]) / 2048) > opened then
   redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[4], ARGV[4])
+  redis.call('HINCRBY', KEYS[6], ARGV[12], -ARGV[13])
 end
 if new_due <= opened then redis.call('HINCRBY', KEYS[2], 'below', 1) end
 if new_due <= math.max(opened, tonumber(horizon[5] or '0')) then redis.call('PUBLISH', ARGV[1], ARGV[9]) end

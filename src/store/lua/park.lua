@@ -3,10 +3,12 @@
 -- KEYS[3] horizon  hash    handed, opened, below                   KEYS[4] ids  hash  id -> entry
 -- KEYS[5] cancelled  zset  mark -> due          KEYS[6] live       zset    id -> due
 -- KEYS[7] pending  hash    topic -> messages    KEYS[8] dead       hash    id -> dead letter
+-- KEYS[9] bytes    hash    topic -> bytes of bodies in packs
 -- ARGV[1] wake channel  ARGV[2] token
 -- ARGV[3] score (text) of the pack that the messages go to, "" for the dead letters
 -- ARGV[4] its due_ms, or the most dead letters that there may be   ARGV[5] that pack, or ""
--- ARGV[6..] of each message: id, old mark, old due_ms, new entry, new due_ms, topic, dead letter or ""
+-- ARGV[6..] of each message: id, old mark, old due_ms, new entry, new due_ms, topic, dead letter or "",
+--   length of the body
 -- returns {"ok" | "fenced" | "full", now_us} | {"late" | "taken", now_us, limit_ms}
 --       | {"marked", now_us, id, ...}: these were cancelled or moved; nothing was written
 -- R8: one script, under the token; after a lost reply it is sent again (mark and entry there = done).
@@ -23,7 +25,7 @@ local limit = string.format('%.0f', math.max(now, handed))
 local to_dead = ARGV[3] == ''
 
 local marked, done = {}, 0
-for at = 6, #ARGV, 7 do
+for at = 6, #ARGV, 8 do
   if redis.call('ZSCORE', KEYS[5], ARGV[at + 1]) then
     if redis.call('HGET', KEYS[4], ARGV[at]) == ARGV[at + 3] then
       done = done + 1
@@ -32,7 +34,7 @@ for at = 6, #ARGV, 7 do
     end
   end
 end
-local count = (#ARGV - 5) / 7
+local count = (#ARGV - 5) / 8
 if done == count then return {'ok', now_us} end
 if #marked > 0 then return {'marked', now_us, unpack(marked)} end
 if to_dead then
@@ -43,7 +45,7 @@ else
   redis.call('ZADD', KEYS[1], ARGV[3], ARGV[5])
 end
 
-for at = 6, #ARGV, 7 do
+for at = 6, #ARGV, 8 do
   local id, old_due, new_due = ARGV[at], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 4])
   redis.call('ZADD', KEYS[5], old_due, ARGV[at + 1])
   redis.call('HSET', KEYS[4], id, ARGV[at + 3])
@@ -52,6 +54,7 @@ for at = 6, #ARGV, 7 do
     if redis.call('HINCRBY', KEYS[7], ARGV[at + 5], -1) <= 0 then redis.call('HDEL', KEYS[7], ARGV[at + 5]) end
   else
     redis.call('ZADD', KEYS[6], 'GT', math.max(old_due, new_due), id)
+    redis.call('HINCRBY', KEYS[9], ARGV[at + 5], ARGV[at + 7])
   end
 end
 if not to_dead then

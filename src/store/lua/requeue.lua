@@ -3,9 +3,10 @@
 -- KEYS[3] ids    hash  id -> entry              KEYS[4] live     zset  id -> due
 -- KEYS[5] gone   zset  id -> when its entry goes
 -- KEYS[6] pending  hash  topic -> messages      KEYS[7] dead     hash  id -> dead letter
+-- KEYS[8] bytes    hash  topic -> bytes of bodies in packs
 -- ARGV[1] wake channel  ARGV[2] id  ARGV[3] dead letter that was read
 -- ARGV[4] score (text) of the new pack, "" to drop  ARGV[5] its due_ms, or dedupe_window_ms
--- ARGV[6] new pack  ARGV[7] new entry  ARGV[8] topic
+-- ARGV[6] new pack  ARGV[7] new entry  ARGV[8] topic  ARGV[9] length of the body
 -- returns {"ok" | "gone", now_us} | {"late" | "taken", now_us, limit_ms}
 local time = redis.call('TIME')
 local now_us = string.format('%.0f', time[1] * 1000000 + time[2])
@@ -32,6 +33,7 @@ redis.call('HSET', KEYS[3], ARGV[2], ARGV[7])
 redis.call('ZADD', KEYS[4], 'GT', due, ARGV[2])
 redis.call('HDEL', KEYS[7], ARGV[2])
 redis.call('HINCRBY', KEYS[6], ARGV[8], 1)
+redis.call('HINCRBY', KEYS[8], ARGV[8], ARGV[9])
 if due <= opened then redis.call('HINCRBY', KEYS[2], 'below', 1) end
 if due <= math.max(opened, tonumber(horizon[3] or '0')) then redis.call('PUBLISH', ARGV[1], ARGV[5]) end
 return {'ok', now_us}

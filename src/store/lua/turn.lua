@@ -6,10 +6,12 @@
 -- KEYS[3] horizon    hash    handed, settled, opened, watch: Unix ms; below: count; no TTL
 -- KEYS[4] cancelled  zset    mark -> due, Unix ms
 -- KEYS[5] pending    hash    topic -> messages
+-- KEYS[6] bytes      hash    topic -> bytes of bodies in packs
 -- ARGV[1] token            ARGV[2] claim_ttl_ms     ARGV[3] settle_to_ms, 0: nothing to settle
 -- ARGV[4] hand_out_to_ms, 0: nothing to hand out    ARGV[5] open_to_ms
 -- ARGV[6] idle_until_ms: 0, or release the claim and sleep until the head is due, or until this
--- ARGV[7..] finished packs: score (text), topics, then topics x (topic, messages delivered)
+-- ARGV[7..] finished packs: score (text), topics, then topics x (topic, messages delivered),
+--   topics, then topics x (topic, bytes of bodies)
 -- returns {"ok", now_us, handed, settled, opened, below, taken, head_ms, handed_before}
 --         taken "1": the claim was free, so nothing is known; head_ms: of a shard gone idle,
 --         its first pack; otherwise the first beyond open_to; "": none
@@ -49,13 +51,16 @@ end
 local at = 7
 while ARGV[at] do
   local removed = redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[at], ARGV[at])
-  at = at + 2
-  for _ = 1, tonumber(ARGV[at - 1]) do
-    -- Counted where the bytes go, once, whoever removes them.
-    if removed == 1 and redis.call('HINCRBY', KEYS[5], ARGV[at], -ARGV[at + 1]) <= 0 then
-      redis.call('HDEL', KEYS[5], ARGV[at])
+  at = at + 1
+  for count = 5, 6 do
+    at = at + 1
+    for _ = 1, tonumber(ARGV[at - 1]) do
+      -- Counted where the bytes go, once, whoever removes them.
+      if removed == 1 and redis.call('HINCRBY', KEYS[count], ARGV[at], -ARGV[at + 1]) <= 0 then
+        redis.call('HDEL', KEYS[count], ARGV[at])
+      end
+      at = at + 2
     end
-    at = at + 2
   end
 end
 

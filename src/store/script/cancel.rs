@@ -43,6 +43,7 @@ pub(in crate::store) async fn cancel(
         keys.live(),
         keys.gone(),
         keys.pending(),
+        keys.bytes(),
     ];
     let mut cmd = evalsha(&CANCEL, &names);
     cmd.arg(millis(dedupe_window));

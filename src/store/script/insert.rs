@@ -13,7 +13,8 @@ use crate::store::script::{INSERT, Parts, evalsha, misshapen, run};
 pub(in crate::store) struct NewPack {
     pub(in crate::store) score: Score,
     pub(in crate::store) value: Vec<u8>,
-    pub(in crate::store) topics: Vec<(String, u64)>,
+    /// Topic, messages, bytes of bodies.
+    pub(in crate::store) topics: Vec<(String, u64, u64)>,
     /// Client id, entry, due.
     pub(in crate::store) ids: Vec<(String, String, UnixMs)>,
 }
@@ -54,6 +55,7 @@ pub(in crate::store) async fn insert(
         keys.ids(),
         keys.live(),
         keys.pending(),
+        keys.bytes(),
     ];
     let mut cmd = evalsha(&INSERT, &names);
     cmd.arg(keys.wake()).arg(packs.len());
@@ -62,8 +64,8 @@ pub(in crate::store) async fn insert(
             .arg(pack.score.due().0)
             .arg(&pack.value[..]);
         cmd.arg(pack.topics.len());
-        for (topic, messages) in &pack.topics {
-            cmd.arg(topic).arg(*messages);
+        for (topic, messages, bytes) in &pack.topics {
+            cmd.arg(topic).arg(*messages).arg(*bytes);
         }
         cmd.arg(pack.ids.len());
         for (id, entry, due) in &pack.ids {

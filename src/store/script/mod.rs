@@ -4,12 +4,14 @@
 mod cancel;
 mod insert;
 mod place;
+mod reads;
 mod turn;
 mod upkeep;
 
 pub(super) use cancel::{CancelReply, Named, cancel};
 pub(super) use insert::{InsertReply, NewPack, Verdict, insert};
 pub(super) use place::{Move, ParkPlace, ParkedMessage, PlaceReply, Requeue, park, requeue, shift};
+pub(super) use reads::Reads;
 pub(super) use turn::{marks, packs, turn};
 pub(super) use upkeep::{members, trim};
 
@@ -35,6 +37,7 @@ static PARK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lu
 static REQUEUE: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../lua/requeue.lua")));
 static TRIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/trim.lua")));
+static READS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/reads.lua")));
 static MEMBERS: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../lua/members.lua")));
 
@@ -54,6 +57,7 @@ impl Scripts {
             &PARK,
             &REQUEUE,
             &TRIM,
+            &READS,
             &MEMBERS,
         ] {
             script.load_async(connection).await?;
@@ -75,6 +79,11 @@ fn evalsha(script: &Script, keys: &[String]) -> Cmd {
     let mut cmd = redis::cmd("EVALSHA");
     cmd.arg(script.get_hash()).arg(keys.len()).arg(keys);
     cmd
+}
+
+/// A transaction was refused whole.
+fn is_aborted(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::ExecAbort)
 }
 
 fn lacks_scripts(error: &RedisError) -> bool {

@@ -24,6 +24,8 @@ pub(in crate::store) struct Move<'a> {
     pub(in crate::store) to: Score,
     pub(in crate::store) pack: &'a [u8],
     pub(in crate::store) entry: &'a str,
+    pub(in crate::store) topic: &'a str,
+    pub(in crate::store) body_len: usize,
 }
 
 /// The answer to a move, a park or a requeue.
@@ -56,6 +58,7 @@ pub(in crate::store) async fn shift(
         keys.ids(),
         keys.cancelled(),
         keys.live(),
+        keys.bytes(),
     ];
     let mut cmd = evalsha(&MOVE, &names);
     cmd.arg(keys.wake()).arg(change.id).arg(change.entry_read);
@@ -66,7 +69,9 @@ pub(in crate::store) async fn shift(
     cmd.arg(change.to.0)
         .arg(change.to.due().0)
         .arg(change.pack)
-        .arg(change.entry);
+        .arg(change.entry)
+        .arg(change.topic)
+        .arg(change.body_len);
     place_reply("move", run(connection, &cmd).await?)
 }
 
@@ -80,6 +85,7 @@ pub(in crate::store) struct ParkedMessage {
     pub(in crate::store) to_due: UnixMs,
     pub(in crate::store) topic: String,
     pub(in crate::store) dead_letter: Vec<u8>,
+    pub(in crate::store) body_len: usize,
 }
 
 /// Where a park puts its messages.
@@ -106,6 +112,7 @@ pub(in crate::store) async fn park(
         keys.live(),
         keys.pending(),
         keys.dead(),
+        keys.bytes(),
     ];
     let mut cmd = evalsha(&PARK, &names);
     cmd.arg(keys.wake()).arg(&token.0);
@@ -120,7 +127,7 @@ pub(in crate::store) async fn park(
         cmd.arg(&message.entry)
             .arg(message.to_due.0)
             .arg(&message.topic);
-        cmd.arg(&message.dead_letter[..]);
+        cmd.arg(&message.dead_letter[..]).arg(message.body_len);
     }
     place_reply("park", run(connection, &cmd).await?)
 }
@@ -132,6 +139,7 @@ pub(in crate::store) struct Requeue<'a> {
     pub(in crate::store) dead_letter: &'a [u8],
     pub(in crate::store) to: Option<(Score, &'a [u8], &'a str)>,
     pub(in crate::store) topic: &'a str,
+    pub(in crate::store) body_len: usize,
     pub(in crate::store) dedupe_window: Duration,
 }
 
@@ -149,6 +157,7 @@ pub(in crate::store) async fn requeue(
         keys.gone(),
         keys.pending(),
         keys.dead(),
+        keys.bytes(),
     ];
     let mut cmd = evalsha(&REQUEUE, &names);
     cmd.arg(keys.wake()).arg(change.id).arg(change.dead_letter);
@@ -166,6 +175,7 @@ pub(in crate::store) async fn requeue(
             .arg("")
             .arg(change.topic),
     };
+    cmd.arg(change.body_len);
     place_reply("requeue", run(connection, &cmd).await?)
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, Script, ServerErrorKind, Value};
+use redis::{Cmd, Pipeline, RedisError, Script, Value};
 
 use crate::id::{Place, Score};
 use crate::message::UnixMs;
@@ -13,7 +13,7 @@ use crate::store::entry::place_of;
 use crate::store::keys::ShardKeys;
 use crate::store::pack::Pack;
 use crate::store::script::{
-    Parts, Scripts, TURN, TURN_AND_READ, evalsha, lacks_scripts, millis, misshapen, run,
+    Parts, Scripts, TURN, TURN_AND_READ, evalsha, is_aborted, lacks_scripts, millis, misshapen, run,
 };
 
 /// `lua/turn.lua` and the reads after it, in one MULTI.
@@ -29,6 +29,7 @@ pub(in crate::store) async fn turn(
         keys.horizon(),
         keys.cancelled(),
         keys.pending(),
+        keys.bytes(),
     ];
     let mut pipeline = Pipeline::with_capacity(3);
     pipeline
@@ -55,7 +56,7 @@ pub(in crate::store) async fn turn(
             pipeline.query_async::<Value>(connection).await?
         }
         // Nothing was executed. A server without memory refuses any MULTI.
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ExecAbort) => {
+        Err(error) if is_aborted(&error) => {
             let mut cmd = command(&TURN_AND_READ, &names, claim_ttl, turn);
             add_reads(&mut cmd, turn);
             run(connection, &cmd).await?
@@ -94,9 +95,12 @@ fn command(script: &Script, names: &[String], claim_ttl: Duration, turn: &Turn) 
         .arg(turn.open_to.0)
         .arg(turn.idle_until.map_or(0, |until| until.0));
     for finished in &turn.finished {
-        cmd.arg(finished.score.0).arg(finished.delivered.len());
-        for (topic, messages) in &finished.delivered {
-            cmd.arg(topic.as_str()).arg(*messages);
+        cmd.arg(finished.score.0);
+        for counts in [&finished.delivered, &finished.bytes] {
+            cmd.arg(counts.len());
+            for (topic, count) in counts {
+                cmd.arg(topic.as_str()).arg(*count);
+            }
         }
     }
     cmd

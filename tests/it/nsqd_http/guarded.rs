@@ -5,12 +5,20 @@ use std::sync::Arc;
 use nsqdelayd::ingest::access::{Access, AuthServer as Server, Authd, Hosts, Tokens};
 use nsqdelayd::ingest::{Config, TlsRequired};
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 
+use crate::support::app::App;
 use crate::support::auth_server::AuthServer;
 use crate::support::certificates::Certificates;
+use crate::support::child::command;
 use crate::support::free_port;
 use crate::support::http_door::{HttpDoor, Line, Reply, request};
 use crate::support::nsqd::Nsqd;
+use crate::support::redis::Redis;
+use crate::support::wait;
 
 const TOKENS: &str = r#"
 [[token]]
@@ -402,4 +410,72 @@ async fn php_style_clients_publish() {
     line.send("a\nb\nc").await;
     assert_eq!(line.reply(true).await.text(), "OK");
     assert_eq!(door.store.messages().len(), 6);
+}
+
+#[tokio::test]
+async fn the_https_door_serves_what_the_plain_one_refuses() {
+    let certificates = Certificates::make();
+    let (redis, nsqd) = (Redis::start(), Nsqd::start());
+    let mut builder = App::builder().redis(&redis).nsqd(&nsqd);
+    for flag in certificates.flags() {
+        let (name, value) = flag.split_once('=').unwrap();
+        builder = builder.flag(name, value);
+    }
+    let app = builder.flag("--tls-required", "true").start();
+    let https = app.https();
+    let port = https.rsplit(':').next().unwrap();
+    let refused = app.get("/ping");
+    let told = format!(r#"{{"message": "TLS_REQUIRED", "https_port": {port}}}"#);
+    assert_eq!((refused.status, refused.text()), (403, told));
+    let stream = TcpStream::connect(&https).await.unwrap();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let connector = TlsConnector::from(certificates.client(None));
+    let mut stream = connector.connect(name, stream).await.unwrap();
+    let sends = request(
+        "POST",
+        "/pub?topic=t&defer=10",
+        "Connection: close\r\n",
+        "over tls",
+    );
+    stream.write_all(&sends).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("OK"),
+        "{answer}"
+    );
+    wait::until("the message to be delivered", || {
+        nsqd.message_count("t") == 1
+    });
+}
+
+#[test]
+fn the_commands_show_the_token_of_their_environment() {
+    let tokens = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(tokens.path(), TOKENS).unwrap();
+    let (redis, nsqd) = (Redis::start(), Nsqd::start());
+    let path = tokens.path().to_str().unwrap();
+    let builder = App::builder().redis(&redis).nsqd(&nsqd);
+    let app = builder.flag("--tokens-file", path).start();
+    let list = |token: &str| {
+        command(env!("CARGO_BIN_EXE_nsqdelayd").as_ref())
+            .args(["list", "--http-address", &app.http])
+            .env("NSQDELAYD_TOKEN", token)
+            .output()
+            .unwrap()
+    };
+    assert!(list(WATCH).status.success());
+    let refused = list("unknown-0123456789");
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && text.contains("token"),
+        "{text}"
+    );
+    let anonymous = "everybody who can connect may publish";
+    assert!(!app.log().contains(anonymous));
+    assert!(App::start(&redis, &nsqd).log().contains(anonymous));
+    for secret in [BILLING, WATCH, READER, OPS] {
+        assert!(!app.log().contains(secret));
+    }
 }

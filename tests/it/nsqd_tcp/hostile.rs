@@ -218,6 +218,35 @@ async fn a_stalled_handshake_ends_after_nsqds_five_seconds() {
     }
 }
 
+/// Of two intervals only the first can end with a heartbeat, unless the second comes first.
+#[tokio::test]
+async fn a_silent_client_is_closed_after_two_intervals_as_by_nsqd() {
+    let both = Both::open(ALL).await;
+    let silent = |address: std::net::SocketAddr, more: &'static [u8]| async move {
+        let json = r#"{"heartbeat_interval":1000}"#;
+        let sends = v2(&[&identify(json), more]);
+        super::transcript(address, &sends, super::Then::Waits).await
+    };
+    let [nsqd, ours] = [both.nsqd.tcp.parse().unwrap(), both.door.address];
+    let cut = b"PUB t\n\0\0\0\x09half";
+    let (idle_there, idle, cut_there, cut) = tokio::join!(
+        silent(nsqd, b""),
+        silent(ours, b""),
+        silent(nsqd, cut),
+        silent(ours, cut)
+    );
+    for mut seen in [idle_there, idle] {
+        assert!(seen.len() <= 3, "{seen:?}");
+        seen.truncate(2);
+        assert_eq!(seen, ["OK", "_heartbeat_"]);
+    }
+    for seen in [cut_there, cut] {
+        assert!(seen.len() <= 4, "{seen:?}");
+        let last = "!E_BAD_MESSAGE PUB failed to read message body";
+        assert_eq!(seen.last().unwrap(), last);
+    }
+}
+
 /// 256 MiB of commands in less than one, and 76 MB that are skipped: neither is kept.
 #[test]
 fn a_bomb_costs_no_memory() {

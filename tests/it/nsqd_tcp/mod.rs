@@ -17,7 +17,7 @@ use bytes::BytesMut;
 use nsqdelayd::ingest::access::Hosts;
 use nsqdelayd::ingest::clients::{ClientStats, Clients};
 use nsqdelayd::ingest::metrics::Metrics;
-use nsqdelayd::ingest::{Config, Intake, Transports, listener};
+use nsqdelayd::ingest::{Config, Intake, Limits, Transports, listener};
 use nsqdelayd::message::Delay;
 use nsqdelayd::nsq::frame::{Frame, FrameType};
 use nsqdelayd::store::ScheduleStore;
@@ -64,15 +64,13 @@ impl Door {
             },
             access: None,
             hosts: Hosts::default(),
+            in_flight_bytes_max: 256 * 1024 * 1024,
+            limits: Limits::default(),
         };
         change(&mut config);
         let store = Arc::new(MemoryStore::new());
         let dyn_store: Arc<dyn ScheduleStore> = Arc::<MemoryStore>::clone(&store);
-        let intake = Intake {
-            store: dyn_store,
-            config: Arc::new(config),
-            passthrough: None,
-        };
+        let intake = Intake::new(dyn_store, config, None);
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let door = Self {
             address: socket.local_addr().unwrap(),

@@ -38,7 +38,10 @@ async fn a_message_is_a_pack_at_its_due_time(server: Redis) {
     assert_eq!(bench.pending(), HashMap::from([(TOPIC.to_owned(), 1)]));
     assert_eq!(bench.ask::<i64>("PTTL :due"), -1);
     let keys: HashSet<String> = bench.ask("KEYS {t:*");
-    assert_eq!(keys, HashSet::from(["due", "pending"].map(Bench::key)));
+    assert_eq!(
+        keys,
+        HashSet::from(["due", "pending", "bytes"].map(Bench::key))
+    );
 }
 
 async fn messages_of_one_moment_share_packs_with_unique_scores(server: Redis) {

@@ -1,7 +1,7 @@
 //! What happens when the server forgets the scripts, or has no memory left.
 
 use nsqdelayd::shard::InstanceId;
-use nsqdelayd::store::{Finished, ParkReply, ParkTo, ReadMarks};
+use nsqdelayd::store::{Finished, ParkReply, ParkTo, Query, ReadMarks};
 
 use super::*;
 
@@ -52,9 +52,19 @@ async fn without_memory_inserts_are_refused_and_all_else_goes_on(server: Redis) 
     assert_eq!(refused.unwrap_err().kind, ErrorKind::Refused);
     assert_eq!(bench.packs().len(), 3);
     assert_eq!(bench.cancel(&cancelled).await, Cancel::Cancelled);
+    // A MULTI is refused, also one that only reads.
+    bench.ask::<()>("SCRIPT FLUSH");
+    assert_eq!(bench.store.get(cancelled).await.unwrap(), None);
+    let listed = bench.store.list(Query::default(), None, 10).await.unwrap();
+    assert_eq!(listed.messages.len(), 2);
+    for message in listed.messages {
+        let found = bench.store.get(message.id.clone()).await.unwrap();
+        assert_eq!(found, Some(message));
+    }
     let finished = Finished {
         score: delivered.place.score,
         delivered: vec![(TopicName::parse(TOPIC.as_bytes()).unwrap(), 1)],
+        bytes: Vec::new(),
     };
     let held = bench
         .turn(|turn| {

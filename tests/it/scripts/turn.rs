@@ -264,5 +264,6 @@ fn finished(score: Score, messages: u64) -> Finished {
     Finished {
         score,
         delivered: vec![(topic, messages)],
+        bytes: Vec::new(),
     }
 }

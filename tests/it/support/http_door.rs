@@ -9,7 +9,7 @@ use nsqdelayd::ingest::access::Hosts;
 use nsqdelayd::ingest::clients::Clients;
 use nsqdelayd::ingest::http::{HttpState, InstanceFacts, serve};
 use nsqdelayd::ingest::metrics::Metrics;
-use nsqdelayd::ingest::{Config, Intake, Transports};
+use nsqdelayd::ingest::{Config, Intake, Limits, Transports};
 use nsqdelayd::message::Delay;
 use nsqdelayd::phase::Phase;
 use nsqdelayd::store::ScheduleStore;
@@ -58,6 +58,8 @@ impl HttpDoor {
             },
             access: None,
             hosts: Hosts::default(),
+            in_flight_bytes_max: 256 * 1024 * 1024,
+            limits: Limits::default(),
         };
         change(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -75,11 +77,7 @@ impl HttpDoor {
             drain: CancellationToken::new(),
         };
         let state = HttpState {
-            intake: Intake {
-                store: dyn_store,
-                config: Arc::new(config),
-                passthrough: None,
-            },
+            intake: Intake::new(dyn_store, config, None),
             clients: door.clients.clone(),
             metrics: door.metrics.clone(),
             phase: phases,

@@ -16,6 +16,7 @@ const START_ATTEMPTS: usize = 20;
 pub(crate) struct Redis {
     program: PathBuf,
     options: Vec<String>,
+    environment: Vec<(String, String)>,
     /// The port it listens on.
     pub(crate) port: u16,
     /// The server. Before the directory, so that its end still finds the log.
@@ -31,15 +32,28 @@ impl Redis {
 
     /// The same with options changed, as `("appendfsync", "everysec")`.
     pub(crate) fn start_with(options: &[(&str, &str)]) -> Self {
-        Self::start_program(tool("redis-server"), options)
+        Self::start_program(tool("redis-server"), options, &[])
     }
 
     /// The same, but a Valkey server.
     pub(crate) fn start_valkey() -> Self {
-        Self::start_program(tool("valkey-server"), &[])
+        Self::start_program(tool("valkey-server"), &[], &[])
     }
 
-    fn start_program(program: PathBuf, options: &[(&str, &str)]) -> Self {
+    /// Redis with these variables in its environment.
+    pub(crate) fn start_in(environment: &[(&str, &str)]) -> Self {
+        Self::start_program(tool("redis-server"), &[], environment)
+    }
+
+    fn start_program(
+        program: PathBuf,
+        options: &[(&str, &str)],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let environment: Vec<(String, String)> = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         let dir = TempDir::new().unwrap();
         let options: Vec<String> = options
             .iter()
@@ -47,11 +61,12 @@ impl Redis {
             .collect();
         for _ in 0..START_ATTEMPTS {
             let port = free_port();
-            let mut child = Self::spawn(&program, &dir, &options, port);
+            let mut child = Self::spawn(&program, &dir, &options, &environment, port);
             if answers(&mut child, port) {
                 return Self {
                     program,
                     options,
+                    environment,
                     port,
                     child,
                     dir,
@@ -63,7 +78,13 @@ impl Redis {
         panic!("no free port for redis");
     }
 
-    fn spawn(program: &Path, dir: &TempDir, options: &[String], port: u16) -> Running {
+    fn spawn(
+        program: &Path,
+        dir: &TempDir,
+        options: &[String],
+        environment: &[(String, String)],
+        port: u16,
+    ) -> Running {
         let mut redis = command(program);
         redis
             .current_dir(dir.path())
@@ -72,7 +93,8 @@ impl Redis {
             .args(["--appendfsync", "always"])
             .args(["--maxmemory-policy", "noeviction"])
             .args(["--dir", "."])
-            .args(options);
+            .args(options)
+            .envs(environment.iter().map(|(name, value)| (name, value)));
         Running::start("redis", &mut redis, &dir.path().join("redis.log"))
     }
 
@@ -96,7 +118,13 @@ impl Redis {
     pub(crate) fn restart(&mut self) {
         self.child.kill9();
         wait::until("redis to be back on its port", || {
-            self.child = Self::spawn(&self.program, &self.dir, &self.options, self.port);
+            self.child = Self::spawn(
+                &self.program,
+                &self.dir,
+                &self.options,
+                &self.environment,
+                self.port,
+            );
             answers(&mut self.child, self.port)
         });
     }

@@ -254,6 +254,7 @@ impl ClaimStore for ModelStore {
         NowBounds {
             at_least_us: if known { self.link.lower_us() } else { 0 },
             at_most: if known { self.link.upper() } else { UnixMs(0) },
+            at: self.link.monotonic(),
         }
     }
 }

@@ -425,6 +425,10 @@ impl ScheduleStore for ModelStore {
                     let count = u64::try_from(*count).unwrap();
                     *pending.by_topic.entry(topic.clone()).or_default() += count;
                 }
+                for (topic, bytes) in &keys.bytes {
+                    let bytes = u64::try_from(*bytes).unwrap();
+                    *pending.bytes_by_topic.entry(topic.clone()).or_default() += bytes;
+                }
             }
             Ok(pending)
         })

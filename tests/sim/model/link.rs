@@ -182,6 +182,11 @@ impl Link {
         latest.redis_us + micros((self.clock)().saturating_sub(latest.received))
     }
 
+    /// The clock that the estimate runs on.
+    pub(crate) fn monotonic(&self) -> Duration {
+        (self.clock)()
+    }
+
     /// Whether Redis's time is known.
     pub(crate) fn knows_time(&self) -> bool {
         self.reading.lock().unwrap().redis_us > 0

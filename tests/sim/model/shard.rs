@@ -125,6 +125,7 @@ pub(crate) struct Shard {
     pub(crate) live: BTreeMap<String, UnixMs>,
     pub(crate) gone: BTreeMap<String, UnixMs>,
     pub(crate) pending: BTreeMap<TopicName, i64>,
+    pub(crate) bytes: BTreeMap<TopicName, i64>,
     pub(crate) dead: BTreeMap<String, DeadLetter>,
     /// What was published on the wake channel and not yet carried to its listeners.
     pub(crate) published: Vec<UnixMs>,
@@ -144,7 +145,26 @@ impl Shard {
         self.bug != Some(Bug::SharedScores) && self.due.get(&score).is_some_and(|p| !p.is_empty())
     }
 
+    fn count_bytes(&mut self, pack: &Pack, sign: i64) {
+        for record in &pack.records {
+            let bytes = self.bytes.entry(record.topic.clone()).or_default();
+            *bytes += sign * i64::try_from(record.body.len()).unwrap();
+            if *bytes <= 0 {
+                self.bytes.remove(&record.topic);
+            }
+        }
+    }
+
+    fn remove(&mut self, score: Score) -> usize {
+        let packs = self.due.remove(&score).unwrap_or_default();
+        for pack in &packs {
+            self.count_bytes(pack, -1);
+        }
+        packs.len()
+    }
+
     fn add(&mut self, pack: Pack) {
+        self.count_bytes(&pack, 1);
         if self.bug == Some(Bug::SharedScores) {
             // What a store keyed by score would do: the newer pack takes the place.
             self.due.insert(pack.score, vec![pack]);
@@ -277,7 +297,7 @@ impl Shard {
             self.cancelled.retain(|_, due| *due > trimmed);
         }
         for finished in &turn.finished {
-            let removed = self.due.remove(&finished.score).map_or(0, |p| p.len());
+            let removed = self.remove(finished.score);
             if removed == 1 {
                 for (topic, messages) in &finished.delivered {
                     self.count(topic, -i64::try_from(*messages).unwrap());
@@ -350,7 +370,7 @@ impl Shard {
         self.cancelled.insert(place, due);
         self.count(&topic, -1);
         if count == 1 && place.score.due() > self.opened {
-            self.due.remove(&place.score);
+            self.remove(place.score);
         }
         if let Some(entry) = entry {
             let kind = Kind::Cancelled;
@@ -395,7 +415,7 @@ impl Shard {
         self.ids.insert(change.id.clone(), change.entry);
         self.live_until(&change.id, old_due.max(new_due));
         if change.from_records == 1 && change.from.score.due() > self.opened {
-            self.due.remove(&change.from.score);
+            self.remove(change.from.score);
         }
         self.count_below(new_due);
         PlaceReply::Ok

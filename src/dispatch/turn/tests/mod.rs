@@ -384,7 +384,13 @@ fn a_finished_pack_counts_what_was_delivered_by_topic() {
     }
     let last = memory.plan(UnixMs(shard.now), AHEAD_MS, true, ROOM);
     let delivered = vec![(topic("a"), 2), (topic("b"), 1)];
-    assert_eq!(last.finished, [Finished { score, delivered }]);
+    let bytes = vec![(topic("a"), 3), (topic("b"), 1)];
+    let finished = Finished {
+        score,
+        delivered,
+        bytes,
+    };
+    assert_eq!(last.finished, [finished]);
 }
 
 #[test]

@@ -31,6 +31,8 @@ impl Conversation {
             });
             self.published.clear();
         }
+        // Less than before is always granted; if more was read meanwhile, it is charged when decoded.
+        let _granted = self.charge(0);
         // nsqd counts the time of a client from the end of its last command.
         if self.flight.is_empty() {
             self.restart_read_deadline();

@@ -17,17 +17,19 @@ use admission::{Admission, Permit};
 
 use super::Desk;
 use super::clock::Clock;
-use super::flight::{Flight, Outcome};
+use super::flight::{Flight, Outcome, cost, messages};
 use crate::ingest::TlsRequired;
+use crate::ingest::budget::Share;
 use crate::ingest::clients::ClientStats;
 use crate::ingest::metrics::Reason;
-use crate::ingest::reply::Asked;
+use crate::ingest::reply::{self, Asked};
 use crate::message::{Delay, Due, Message, TopicName};
-use crate::nsq::command::{Bodies, Command};
+use crate::nsq::command::Command;
 use crate::nsq::decoder::{Decoder, Limits, Stop};
 use crate::nsq::error_code::Refusal;
 use crate::nsq::frame;
 use crate::nsq::identify::{Identify, Negotiated, Upgrades};
+use crate::store::ErrorKind;
 use crate::transport::Compression;
 use crate::transport::tls::Peer;
 
@@ -81,6 +83,8 @@ pub(super) struct Conversation {
     accepted: Counter,
     decoder: Decoder,
     flight: Flight,
+    /// Memory for what is read and not answered.
+    share: Share,
     negotiated: Negotiated,
     input: Input,
     end: End,
@@ -133,6 +137,7 @@ impl Conversation {
             accepted,
             decoder,
             flight: Flight::new(desk.intake.clone()),
+            share: desk.intake.budget.share(),
             negotiated: Negotiated::new(interval, config.max_heartbeat_interval),
             input: Input::Open,
             end: End::Told,
@@ -279,8 +284,17 @@ impl Conversation {
                 Some(command) => command,
                 None if !self.has_room() => break,
                 None => match self.decoder.decode(&mut self.buffer) {
-                    Ok(Some(command)) => command,
+                    Ok(Some(command)) => {
+                        if let Some((asked, messages, bytes)) = cost(&command)
+                            && !self.charge(bytes)
+                        {
+                            self.refuse_overloaded(asked, messages);
+                            break;
+                        }
+                        command
+                    }
                     Ok(None) => {
+                        self.check_charge();
                         self.out_of_bytes();
                         break;
                     }
@@ -291,9 +305,10 @@ impl Conversation {
                 },
             };
             any = true;
-            let permit = match self.may_start(&command) {
-                true => self.permit(&command),
-                false => Permit::Wait,
+            let permit = if self.may_start(&command) {
+                self.permit(&command)
+            } else {
+                Permit::Wait
             };
             match permit {
                 Permit::Yes => {}
@@ -315,6 +330,39 @@ impl Conversation {
         if any {
             self.restart_read_deadline();
         }
+    }
+
+    /// Holds memory for what is in flight, what was read, and so much more. `false`: there is none.
+    fn charge(&mut self, more: usize) -> bool {
+        let bytes = self.flight.bytes() + self.buffer.len() + more;
+        self.share.resize(bytes).is_ok()
+    }
+
+    /// Half a body counts too: many clients that send one slowly take as much as a few that are fast.
+    fn check_charge(&mut self) {
+        if self.charge(0) {
+            return;
+        }
+        match self.decoder.reads_body_of().map(Asked::of_name) {
+            Some(Some(asked)) => self.refuse_overloaded(asked, 1),
+            Some(None) => {
+                if let Some(refusal) = self.decoder.interrupted() {
+                    self.refuse(refusal);
+                }
+            }
+            // A line is short.
+            None => {}
+        }
+    }
+
+    fn refuse_overloaded(&mut self, asked: Asked, messages: usize) {
+        let kind = ErrorKind::Overloaded;
+        self.flight.respond(Outcome::NotAccepted {
+            kind,
+            messages,
+            refusal: reply::refusal(asked, kind),
+        });
+        self.close_input();
     }
 
     fn may_start(&self, command: &Command) -> bool {
@@ -467,21 +515,22 @@ impl Conversation {
         self.clock.restart_read(interval);
     }
 
+    /// Silence is looked at first: an idle client is closed without a heartbeat before it.
     fn tick(&mut self, now: Instant) {
         self.clock.move_timer();
-        if self.clock.beat_is_due(now) {
-            self.beat();
-        }
         if self.clock.read_is_over(now) {
-            let waits_for_us = !self.flight.is_empty() || !self.out.is_empty();
+            let waits_for_us = !self.flight.is_empty() || !self.out.is_empty() || self.unflushed;
             if self.input != Input::Open || waits_for_us {
                 self.restart_read_deadline();
             } else if let Some(refusal) = self.decoder.interrupted() {
-                self.refuse(refusal);
+                return self.refuse(refusal);
             } else {
                 self.end = End::Closed;
-                self.close_input();
+                return self.close_input();
             }
+        }
+        if self.clock.beat_is_due(now) {
+            self.beat();
         }
     }
 
@@ -538,14 +587,4 @@ fn shorten(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(SELF_DESCRIPTION_LEN_MAX));
     text.shrink_to_fit();
     text
-}
-
-fn messages(topic: &TopicName, due: Due, bodies: &Bodies) -> Vec<Message> {
-    let message = |body| Message {
-        topic: topic.clone(),
-        body,
-        due,
-        id: None,
-    };
-    bodies.iter().map(message).collect()
 }
