@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::config::access;
+use crate::config::carriage;
 use crate::config::reader::Reader;
 use crate::config::tls;
 use crate::config::units::Written;
@@ -142,6 +143,7 @@ fn forward(reader: &mut Reader<'_>) -> forward::Config {
         mpub_bytes_max: reader.number("mpub_bytes_max", 1024..=MSG_SIZE_MAX),
         backoff_min: reader.duration("backoff_min", ms(1)..=s(3600)),
         backoff_max: reader.duration("backoff_max", ms(1)..=s(3600)),
+        carriage: carriage::carriage(reader),
     }
 }
 

@@ -21,7 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("finding", &[]),
     ("store", &["message", "id", "shard", "monotonic", "finding"]),
     ("http_client", &[]),
-    ("forward", &["message", "nsq", "http_client"]),
+    ("forward", &["message", "nsq", "http_client", "transport"]),
     (
         "dispatch",
         &["message", "id", "shard", "monotonic", "store", "forward"],
@@ -35,8 +35,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "nsqd",
             "phase",
             "store",
-            "transport",
             "http_client",
+            "transport",
         ],
     ),
     ("telemetry", &[]),
