@@ -61,6 +61,11 @@ need_linker() {
     command -v cc >/dev/null || apt_install gcc libc6-dev
 }
 
+# The examples of the documentation are run.
+need_curl() {
+    command -v curl >/dev/null || apt_install curl
+}
+
 need_redis() {
     command -v redis-server >/dev/null || apt_install redis-server
 }
@@ -161,6 +166,7 @@ run)
     ;;
 test)
     need_linker
+    need_curl
     need_redis
     need_nsqd
     need_go_client

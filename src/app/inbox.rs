@@ -15,7 +15,7 @@ use crate::telemetry;
 /// A running inbox.
 #[derive(Debug)]
 pub struct Inbox {
-    inbox: Stage,
+    doors: Stage,
     store: Stage,
     drain_timeout: Duration,
 }
@@ -24,7 +24,7 @@ impl Inbox {
     /// Starts the store and then the inbox, if `config` has one.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let parts = Self {
-            inbox: Stage::new("inbox"),
+            doors: Stage::new("inbox"),
             store: Stage::new("store"),
             drain_timeout: config.drain_timeout,
         };
@@ -39,7 +39,7 @@ impl Inbox {
         let store = started.await.map_err(StartError::Store)?;
         let intake = Intake::new(store, config.ingest, None);
         let metrics = ingest::metrics::Metrics::register(&mut registry);
-        let stage = &parts.inbox;
+        let stage = &parts.doors;
         if let Some(inbox) = config.inbox {
             info!(topic = %inbox.topic, channel = %inbox.channel, "inbox");
             ingest::inbox::start(inbox, intake, metrics, &stage.tracker, stage.stop.clone());
@@ -53,7 +53,7 @@ impl Inbox {
         info!(timeout = ?self.drain_timeout, "draining");
         let end = Instant::now() + self.drain_timeout;
         let mut complete = true;
-        for stage in [&self.inbox, &self.store] {
+        for stage in [&self.doors, &self.store] {
             let ended = stage.end(end).await;
             if !ended {
                 warn!(stage = stage.name, "did not end in time");

@@ -114,24 +114,24 @@ impl App {
         // Ports first: of all that can go wrong it is the cheapest to find out.
         let doors = bind(&config).await?;
         let (tcp_address, http_address) = (doors.tcp_address, doors.http_address);
-        let https_address = doors.https_address;
+        let encrypted = doors.https_address;
         let (phase, phases) = watch::channel(Phase::Starting);
         let drain_timeout = config.drain_timeout;
         let address_file = config.address_file.clone();
-        let parts = Parts::start(config, doors, phases).await?;
+        let parts = Box::pin(Parts::start(config, doors, phases)).await?;
         let app = Self {
             tcp_address,
             http_address,
-            https_address,
+            https_address: encrypted,
             phase,
             parts,
             drain_timeout,
         };
         app.phase.send_replace(Phase::Serving);
-        info!(%tcp_address, %http_address, https_address = https_address.map(display), "serving");
+        info!(%tcp_address, %http_address, https_address = encrypted.map(display), "serving");
         if let Some(path) = &address_file
             && let Err(error) =
-                address_file::write(path, tcp_address, http_address, https_address).await
+                address_file::write(path, tcp_address, http_address, encrypted).await
         {
             app.drain().await;
             return Err(StartError::AddressFile(error));
@@ -173,7 +173,7 @@ async fn bind(config: &Config) -> Result<Doors, StartError> {
         Some(address) if config.ingest.transports.tls.is_some() => Some(address),
         _ => None,
     };
-    let (https, https_address) = match address {
+    let (https, encrypted) = match address {
         Some(address) => Some(listen("https_address", address).await?).unzip(),
         None => (None, None),
     };
@@ -183,7 +183,7 @@ async fn bind(config: &Config) -> Result<Doors, StartError> {
         http,
         http_address,
         https,
-        https_address,
+        https_address: encrypted,
     })
 }
 

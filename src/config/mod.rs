@@ -3,6 +3,7 @@
 //! nothing.
 
 mod access;
+mod carriage;
 pub mod keys;
 pub mod layers;
 mod reader;
@@ -73,7 +74,9 @@ pub struct Fault {
 impl Fault {
     fn new(name: &str, entry: &Entry, problem: impl Into<String>) -> Self {
         let value = entry.texts.join(",");
-        let shown = if value.contains("://") {
+        let shown = if is_secret(name) && !value.is_empty() {
+            "***".to_owned()
+        } else if value.contains("://") {
             units::masked_url(&value)
         } else {
             value
@@ -183,13 +186,18 @@ impl Loaded {
     }
 }
 
+/// Settings whose value no log and no fault shows.
+fn is_secret(name: &str) -> bool {
+    matches!(name, "token" | "nsqd_auth_secret")
+}
+
 fn effective_line(key: &keys::Key, entry: &Entry) -> String {
     let quoted = |text: &String| {
         // TOML's basic strings and Rust's debug strings agree on what an address or a name can hold.
         let bare = text.parse::<u64>().is_ok() && !key.default.starts_with('"');
         match key.shape() {
             Shape::Switch => text.clone(),
-            Shape::One if key.name == "token" && !text.is_empty() => "\"***\"".to_owned(),
+            Shape::One if is_secret(key.name) && !text.is_empty() => "\"***\"".to_owned(),
             Shape::One if bare => text.clone(),
             Shape::One | Shape::List => format!("{:?}", units::masked_url(text)),
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::config::access;
+use crate::config::carriage;
 use crate::config::reader::Reader;
 use crate::config::tls;
 use crate::config::units::Written;
@@ -22,6 +23,8 @@ use crate::telemetry;
 
 /// What a claim must outlive beside two publishes: the turns before and after them.
 const SETTLE_MARGIN: Duration = Duration::from_secs(1);
+/// What nsqd gives the inbox for a message beside two requests to Redis.
+const INBOX_MARGIN: Duration = Duration::from_secs(5);
 /// Longest delay: fifty times 365 days, so that a due time stays below 2109, the last that a score
 /// can express.
 const MAX_DELAY_MAX: Duration = Duration::from_hours(50 * 365 * 24);
@@ -41,9 +44,10 @@ const MPUB_OVERHEAD: usize = 8;
 /// Reads every setting and checks them together.
 pub(super) fn config(reader: &mut Reader<'_>) -> Config {
     let address_file = reader.text("address_file");
+    let store = store(reader);
+    let forward = forward(reader);
     // Only the commands use it; here its name is as known as any.
     reader.text("token");
-    let forward = forward(reader);
     let config = Config {
         tcp_address: reader.address("tcp_address"),
         http_address: reader.address("http_address"),
@@ -51,10 +55,10 @@ pub(super) fn config(reader: &mut Reader<'_>) -> Config {
         address_file: Some(PathBuf::from(address_file)).filter(|path| !path.as_os_str().is_empty()),
         drain_timeout: reader.duration("drain_timeout", s(1)..=s(3600)),
         log: log(reader),
-        store: store(reader),
         dispatch: dispatch(reader),
         passthrough: reader.switch("passthrough"),
-        inbox: inbox(reader, &forward),
+        inbox: inbox(reader, &forward, store.request_timeout),
+        store,
         forward,
         ingest: ingest(reader),
     };
@@ -143,6 +147,7 @@ fn forward(reader: &mut Reader<'_>) -> forward::Config {
         mpub_bytes_max: reader.number("mpub_bytes_max", 1024..=MSG_SIZE_MAX),
         backoff_min: reader.duration("backoff_min", ms(1)..=s(3600)),
         backoff_max: reader.duration("backoff_max", ms(1)..=s(3600)),
+        carriage: carriage::carriage(reader),
     }
 }
 
@@ -173,7 +178,11 @@ fn ingest(reader: &mut Reader<'_>) -> ingest::Config {
 }
 
 /// The inbox, if a topic is named. What is not its own it has in common with the connections to nsqd.
-fn inbox(reader: &mut Reader<'_>, forward: &forward::Config) -> Option<ingest::inbox::Config> {
+fn inbox(
+    reader: &mut Reader<'_>,
+    forward: &forward::Config,
+    request_timeout: Duration,
+) -> Option<ingest::inbox::Config> {
     let topic = reader.parsed(
         "inbox_topic",
         "must be 1 to 56 of [.a-zA-Z0-9_-], optionally followed by #ephemeral, so that .invalid can be appended",
@@ -192,9 +201,10 @@ fn inbox(reader: &mut Reader<'_>, forward: &forward::Config) -> Option<ingest::i
         |name| ChannelName::parse(name.as_bytes()).ok().map(Some),
     );
     let mut nsqd_tcp_addresses = reader.addresses("inbox_nsqd_tcp_address");
-    let lookupd_http_addresses = reader.addresses("inbox_lookupd_http_address");
+    let mut lookupd_http_addresses = reader.addresses("inbox_lookupd_http_address");
     if nsqd_tcp_addresses.is_empty() && lookupd_http_addresses.is_empty() {
         nsqd_tcp_addresses.clone_from(&forward.nsqd_tcp_addresses);
+        lookupd_http_addresses.clone_from(&forward.lookupd_http_addresses);
     }
     let in_flight_max = reader.number("inbox_max_in_flight", 1..=100_000);
     let (topic, invalid_topic) = topic?;
@@ -205,6 +215,7 @@ fn inbox(reader: &mut Reader<'_>, forward: &forward::Config) -> Option<ingest::i
         nsqd_tcp_addresses,
         lookupd_http_addresses,
         in_flight_max,
+        msg_timeout: request_timeout * 2 + INBOX_MARGIN,
         dial_timeout: forward.dial_timeout,
         heartbeat_interval: forward.heartbeat_interval,
         backoff_min: forward.backoff_min,

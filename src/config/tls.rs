@@ -141,7 +141,7 @@ fn server(
 }
 
 /// The value, or a fault that says what the file should hold.
-fn sound<T>(
+pub(super) fn sound<T>(
     reader: &mut Reader<'_>,
     name: &'static str,
     wanted: &str,

@@ -17,11 +17,11 @@ const DELAY_MS_ASKED: u64 = 9_223_372_036_854;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Limits {
     /// `--max-msg-size`, in bytes.
-    pub(super) msg_size_max: Option<u64>,
+    pub(super) msg_size: Option<u64>,
     /// `--max-body-size`, in bytes.
-    pub(super) body_size_max: Option<u64>,
+    pub(super) body_size: Option<u64>,
     /// `--max-req-timeout`, in ms: the longest delay of a DPUB.
-    pub(super) delay_ms_max: Option<u64>,
+    pub(super) delay_ms: Option<u64>,
 }
 
 /// Asks for each limit.
@@ -38,9 +38,9 @@ pub(super) async fn ask(address: &str, limit: Duration) -> Result<Limits, Fault>
     let delay = format!("DPUB {topic} {DELAY_MS_ASKED}\n");
     let delay = refusal(address, limit, delay.as_bytes()).await?;
     Ok(Limits {
-        msg_size_max: number_after(&message, "> "),
-        body_size_max: number_after(&body, "> "),
-        delay_ms_max: number_after(&delay, "out of range 0-"),
+        msg_size: number_after(&message, "> "),
+        body_size: number_after(&body, "> "),
+        delay_ms: number_after(&delay, "out of range 0-"),
     })
 }
 

@@ -101,13 +101,13 @@ fn sizes(limits: Limits, config: &Config) -> Vec<Finding> {
     let ours = [
         (
             "max_msg_size",
-            limits.msg_size_max,
+            limits.msg_size,
             config.ingest.max_msg_size,
             "it refuses longer messages, which end as dead letters",
         ),
         (
             "mpub_bytes_max",
-            limits.body_size_max,
+            limits.body_size,
             config.forward.mpub_bytes_max,
             "it refuses longer batches, and each such batch is halved until it fits",
         ),
@@ -138,7 +138,7 @@ fn sizes(limits: Limits, config: &Config) -> Vec<Finding> {
         };
         findings.push(finding.number("nsqd_bytes", theirs).number("bytes", ours));
     }
-    let delay = limits.delay_ms_max.map(|ms| {
+    let delay = limits.delay_ms.map(|ms| {
         let what = format!("its own DPUB takes delays up to {ms} ms (--max-req-timeout)");
         Finding::ok("dpub_delay", what).number("nsqd_delay_ms_max", ms)
     });

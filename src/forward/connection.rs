@@ -1,4 +1,4 @@
-//! One connection to one nsqd: connect, IDENTIFY, then commands and answers, first in, first out. One
+//! One connection to one nsqd once it is made: commands and answers, first in, first out. One
 //! task owns the socket; what is to be published comes over a channel. Does not reconnect and does
 //! not decide what is sent again.
 
@@ -9,10 +9,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use prometheus_client::metrics::counter::Counter;
-use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -20,18 +17,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::forward::Deadline;
 use crate::forward::batch::{Batch, Carrier, Limits, Queue};
+use crate::forward::handshake::{FRAME_LEN_MAX, Greeted, READ_BYTES, greet, unexpected};
 use crate::forward::pace::Pace;
 use crate::forward::room::Taken;
 use crate::forward::settings::Config;
 use crate::forward::verdict::{Meaning, Refusal, Verdict, meaning};
-use crate::nsq::MAGIC;
-use crate::nsq::command::{encode_identify, encode_mpub, encode_nop, encode_pub};
+use crate::nsq::command::{encode_mpub, encode_nop, encode_pub};
 use crate::nsq::frame::{BadFrame, Frame, FrameType, OK_BODY};
+use crate::transport::{Incoming, Outgoing};
 
-/// Longest frame that nsqd may send: its answer to IDENTIFY is some hundred bytes.
-const FRAME_LEN_MAX: usize = 64 * 1024;
-/// Room for reading, in bytes; an OK takes 10.
-const READ_BYTES: usize = 16 * 1024;
 /// Less room than this is made [`READ_BYTES`] again.
 const READ_BYTES_MIN: usize = 4 * 1024;
 /// No command is added to a write that is as long as this. Small, because the deadline is asked when
@@ -100,8 +94,14 @@ pub(super) enum Fault {
     #[error("nsqd answers {0:?}")]
     Unusable(String),
     /// nsqd wants AUTH.
-    #[error("nsqd requires AUTH")]
+    #[error("nsqd requires AUTH; set nsqd_auth_secret")]
     AuthRequired,
+    /// nsqd has no TLS.
+    #[error("nsqd has no TLS, which nsqd_tls asks for")]
+    NoTls,
+    /// The handshake of TLS failed.
+    #[error("TLS: {0}")]
+    Tls(String),
 }
 
 /// Why a connection ended.
@@ -149,22 +149,17 @@ struct Sent {
     parcels: Vec<Parcel>,
 }
 
-/// What of nsqd's answer to IDENTIFY matters to us.
-#[derive(Debug, Deserialize)]
-struct Identified {
-    #[serde(default)]
-    auth_required: bool,
-}
-
 /// A connection that has identified itself.
 #[derive(Debug)]
 pub(super) struct Connection {
-    reader: OwnedReadHalf,
-    writer: OwnedWriteHalf,
+    reader: Incoming,
+    writer: Outgoing,
     input: BytesMut,
     output: BytesMut,
-    /// Bytes that the kernel has taken since IDENTIFY.
+    /// Bytes of commands that the kernel has taken, or TLS or a compression for it.
     written: u64,
+    /// Something was written and nothing has been flushed since.
+    unflushed: bool,
     /// Whether writing still works. When it does not, what nsqd sent before is still read.
     writable: bool,
     /// When the last byte came.
@@ -192,42 +187,29 @@ impl Connection {
     ) -> Result<Self, Fault> {
         let connection = timeout(
             config.dial_timeout,
-            Self::identify(address, config, pace, commands),
+            Self::greet(address, config, pace, commands),
         );
         connection.await.unwrap_or(Err(Fault::DialTimeout))
     }
 
-    async fn identify(
+    async fn greet(
         address: &str,
         config: &Config,
         pace: Arc<Pace>,
         commands: Counter,
     ) -> Result<Self, Fault> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let (mut reader, mut writer) = stream.into_split();
-        let mut output = BytesMut::with_capacity(WRITE_BYTES);
-        output.extend_from_slice(MAGIC);
-        encode_identify(identity(config.heartbeat_interval).as_bytes(), &mut output);
-        writer.write_all_buf(&mut output).await?;
-        let mut input = BytesMut::with_capacity(READ_BYTES);
-        loop {
-            match Frame::decode(&mut input, FRAME_LEN_MAX)? {
-                Some(frame) if frame.is_heartbeat() => {}
-                Some(frame) => {
-                    check_identified(&frame)?;
-                    break;
-                }
-                None if reader.read_buf(&mut input).await? == 0 => return Err(Fault::Closed),
-                None => {}
-            }
-        }
+        let Greeted {
+            reader,
+            writer,
+            input,
+        } = greet(address, config).await?;
         Ok(Self {
             reader,
             writer,
             input,
-            output,
+            output: BytesMut::with_capacity(WRITE_BYTES),
             written: 0,
+            unflushed: false,
             writable: true,
             heard: Instant::now(),
             answered: Instant::now(),
@@ -263,7 +245,7 @@ impl Connection {
         tokio::pin!(timer);
         loop {
             self.fill();
-            if !open && self.unanswered.is_empty() && self.output.is_empty() {
+            if !open && self.unanswered.is_empty() && self.is_written() {
                 return self.end(Reason::Drained);
             }
             // Put back only when it fires, so that an answer costs no timer.
@@ -275,12 +257,12 @@ impl Connection {
                 self.input.reserve(READ_BYTES);
             }
             // Every branch is cancel safe: read_buf, write_buf and recv_many have done nothing when
-            // another branch is taken. Answers first: they make room.
+            // another branch is taken, and flush goes on where it was. Answers first: they make room.
             let outcome = tokio::select! {
                 biased;
                 read = self.reader.read_buf(&mut self.input) => self.hear(read, &accepted),
-                written = self.writer.write_buf(&mut self.output),
-                    if self.writable && !self.output.is_empty() => self.wrote(written),
+                written = push(&mut self.writer, &mut self.output),
+                    if self.writable && !self.is_written() => self.wrote(written),
                 count = parcels.recv_many(&mut arrived, ARRIVED_MAX), if open => {
                     open = count > 0;
                     arrived.drain(..).for_each(|parcel| self.queue.push(parcel));
@@ -328,11 +310,19 @@ impl Connection {
         self.commands.inc_by(commands);
     }
 
-    /// Takes note of a write. When it failed, nsqd has closed: the reason may still be on its way
+    /// Whether all that is to be sent is on its way.
+    fn is_written(&self) -> bool {
+        self.output.is_empty() && !self.unflushed
+    }
+
+    /// Takes note of a write, or of a flush, which is one of nothing. When it failed, nsqd has closed: the reason may still be on its way
     /// here, and the end comes from reading, or from the time-out.
     fn wrote(&mut self, wrote: io::Result<usize>) -> Result<(), Reason> {
         match wrote {
-            Ok(count) => self.written += len(count),
+            Ok(count) => {
+                self.written += len(count);
+                self.unflushed = count > 0;
+            }
             Err(error) if self.unanswered.is_empty() => return Err(Reason::Lost(error.into())),
             Err(_end) => self.writable = false,
         }
@@ -468,43 +458,14 @@ fn encode(parcels: &[Parcel], output: &mut BytesMut) -> bool {
     true
 }
 
-/// The body of IDENTIFY.
-fn identity(heartbeat_interval: Duration) -> String {
-    let hostname = rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned();
-    serde_json::json!({
-        "client_id": hostname.split('.').next().unwrap_or_default(),
-        "hostname": hostname,
-        "user_agent": concat!("nsqdelayd/", env!("CARGO_PKG_VERSION")),
-        "feature_negotiation": true,
-        "heartbeat_interval": heartbeat_interval.as_millis(),
-    })
-    .to_string()
-}
-
-fn check_identified(frame: &Frame) -> Result<(), Fault> {
-    match frame.kind {
-        FrameType::Response if frame.body == OK_BODY => Ok(()),
-        FrameType::Response => match serde_json::from_slice(&frame.body) {
-            Ok(Identified {
-                auth_required: true,
-            }) => Err(Fault::AuthRequired),
-            Ok(Identified {
-                auth_required: false,
-            }) => Ok(()),
-            Err(_not_json) => Err(unexpected(frame)),
-        },
-        FrameType::Error => Err(Fault::Unusable(
-            String::from_utf8_lossy(&frame.body).into_owned(),
-        )),
-        FrameType::Message => Err(unexpected(frame)),
+/// Writes something of `output`; when nothing is left of it, flushes, which TLS and compressions need.
+/// Cancel safe.
+async fn push(writer: &mut Outgoing, output: &mut BytesMut) -> io::Result<usize> {
+    if output.is_empty() {
+        writer.flush().await.map(|()| 0)
+    } else {
+        writer.write_buf(output).await
     }
-}
-
-fn unexpected(frame: &Frame) -> Fault {
-    Fault::Unexpected(String::from_utf8_lossy(&frame.body).into_owned())
 }
 
 /// A length in memory as a length of the stream.

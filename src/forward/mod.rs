@@ -5,6 +5,7 @@ mod batch;
 mod bisect;
 mod connection;
 mod discovery;
+mod handshake;
 mod link;
 pub mod metrics;
 mod nodes;
@@ -16,7 +17,7 @@ mod settings;
 mod verdict;
 
 pub use pool::NsqdPool;
-pub use settings::Config;
+pub use settings::{Carriage, Config, Secret};
 
 use std::fmt;
 use std::time::Duration;

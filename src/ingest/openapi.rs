@@ -20,7 +20,7 @@ use utoipa::openapi::{
 };
 
 use crate::ingest::api_v1::{
-    IDS_MAX, ITEMS_MAX, Operation, PAGE_SIZE, PAGE_SIZE_MAX, Params, schemas,
+    HEADERS_MAX, IDS_MAX, ITEMS_MAX, Operation, PAGE_SIZE, PAGE_SIZE_MAX, Params, schemas,
 };
 use crate::ingest::http::Shared;
 use crate::ingest::problem::{Code, Problem};
@@ -471,6 +471,10 @@ fn requests() -> Vec<(&'static str, Value)> {
         "body_base64": {"type": "string", "minLength": 1, "contentEncoding": "base64",
             "description": "For bodies that are not UTF-8"},
         "delay": delay(), "delay_ms": delay(), "deliver_at": time(),
+        "envelope": {"const": "json", "description": "Consumers get a JSON document with id (if \
+            given), headers, and body or body_base64"},
+        "headers": {"type": "object", "maxProperties": HEADERS_MAX,
+            "additionalProperties": {"type": "string"}, "description": "Only with envelope"},
     }});
     let list = |of: Value, max: usize| {
         json!({"type": "array", "minItems": 1,

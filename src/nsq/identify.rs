@@ -11,6 +11,7 @@ use super::go_json::{BadJson, Value, key_is, read_object, unescape};
 
 /// What an IDENTIFY says. A field that is absent or `null` is its zero, as in nsqd.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "as the JSON has them")]
 pub struct Identify {
     /// Who it is.
     pub client_id: String,
@@ -33,6 +34,7 @@ pub struct Identify {
 
 /// What a door has to offer beside the plain protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is offered or not")]
 pub struct Offers {
     /// TLS.
     pub tls: bool,

@@ -46,6 +46,10 @@ pub enum StartError {
 
 /// The facts of INFO and CONFIG that count. What the server does not say is `None`.
 #[derive(Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an answer of its own; none follows from another"
+)]
 pub(super) struct Facts {
     version: String,
     valkey: Option<String>,
@@ -338,8 +342,13 @@ fn memory(facts: &Facts) -> Finding {
     const CHECK: &str = "memory";
     let mib = |bytes: u64| bytes >> 20;
     let used = mib(facts.used_memory);
-    let finding = if facts.maxmemory == 0 {
-        Finding::new(
+    let percent = facts
+        .used_memory
+        .saturating_mul(100)
+        .checked_div(facts.maxmemory);
+    let limit = mib(facts.maxmemory);
+    let finding = match percent {
+        None => Finding::new(
             Level::Remark,
             CHECK,
             format!(
@@ -348,24 +357,17 @@ fn memory(facts: &Facts) -> Finding {
             ),
             "when the machine's memory ends the system kills redis, instead of redis refusing what is new",
             "set `maxmemory` below the machine's memory, with room for the rewrite of the append-only file",
-        )
-    } else {
-        let percent = facts.used_memory.saturating_mul(100) / facts.maxmemory;
-        let what = format!(
-            "{used} of {} MiB in use ({percent} %)",
-            mib(facts.maxmemory)
-        );
-        if percent < MEMORY_PERCENT_WARNED {
-            Finding::ok(CHECK, what)
-        } else {
-            Finding::new(
-                Level::Warning,
-                CHECK,
-                what,
-                "at `maxmemory` redis refuses new messages; delivering and cancelling go on",
-                "raise `maxmemory`, or give redis a larger machine",
-            )
+        ),
+        Some(percent) if percent < MEMORY_PERCENT_WARNED => {
+            Finding::ok(CHECK, format!("{used} of {limit} MiB in use ({percent} %)"))
         }
+        Some(percent) => Finding::new(
+            Level::Warning,
+            CHECK,
+            format!("{used} of {limit} MiB in use ({percent} %)"),
+            "at `maxmemory` redis refuses new messages; delivering and cancelling go on",
+            "raise `maxmemory`, or give redis a larger machine",
+        ),
     };
     finding
         .number("used_bytes", facts.used_memory)

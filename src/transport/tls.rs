@@ -138,12 +138,28 @@ pub fn server(
 
 /// Settings for dialling: `roots` are those who may sign the server's certificate.
 pub fn client(roots: RootCertStore, min: MinVersion) -> Result<Arc<ClientConfig>, TlsFault> {
+    client_as(roots, min, None)
+}
+
+/// The same, showing a certificate of our own to a server that asks for one.
+pub fn client_as(
+    roots: RootCertStore,
+    min: MinVersion,
+    own: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+) -> Result<Arc<ClientConfig>, TlsFault> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(min.versions())
         .map_err(|fault| TlsFault::Unusable(fault.to_string()))?;
     let config = builder.with_root_certificates(roots);
-    Ok(Arc::new(config.with_no_client_auth()))
+    let Some((chain, key)) = own else {
+        return Ok(Arc::new(config.with_no_client_auth()));
+    };
+    let config = config.with_client_auth_cert(chain, key);
+    config.map(Arc::new).map_err(|fault| match fault {
+        rustls::Error::InconsistentKeys(_) => TlsFault::Mismatch,
+        other => TlsFault::Unusable(other.to_string()),
+    })
 }
 
 /// What is known of the other side of a connection in TLS.
@@ -249,7 +265,7 @@ mod tests {
     #[test]
     fn a_key_is_held_against_its_certificate() {
         let ((chain, key), (_, other)) = (pair(), pair());
-        assert!(made(&chain, &key).is_ok());
+        made(&chain, &key).unwrap();
         assert!(matches!(made(&chain, &other), Err(TlsFault::Mismatch)));
     }
 

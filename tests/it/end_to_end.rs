@@ -93,6 +93,29 @@ fn bodies_arrive_byte_for_byte() {
 }
 
 #[test]
+fn headers_arrive_in_an_envelope_if_it_is_asked_for() {
+    let (redis, nsqd) = (Redis::start(), Nsqd::start());
+    let app = App::start(&redis, &nsqd);
+    let consumer = Consumer::start(&nsqd.tcp, TOPIC);
+    let mut message = json!({"topic": TOPIC, "body": "pay up", "id": "order-17", "delay_ms": 50,
+        "envelope": "json", "headers": {"trace": "4bf9"}});
+    let created = app.post_json("/v1/messages", &message);
+    assert_eq!(created.status, 201, "{}", created.text());
+    // Sent again, it is recognised.
+    assert_eq!(app.post_json("/v1/messages", &message).status, 200);
+    consumer.wait_distinct(1);
+    let came: serde_json::Value = serde_json::from_slice(&consumer.deliveries()[0].body).unwrap();
+    let expected = json!({"id": "order-17", "headers": {"trace": "4bf9"}, "body": "pay up"});
+    assert_eq!(came, expected);
+    message.as_object_mut().unwrap().remove("envelope");
+    let refused = app.post_json("/v1/messages", &message);
+    assert_eq!(
+        (refused.status, &refused.json()["field"]),
+        (400, &json!("headers"))
+    );
+}
+
+#[test]
 fn cancelled_messages_do_not_come() {
     let (redis, nsqd) = (Redis::start(), Nsqd::start());
     let app = App::start(&redis, &nsqd);

@@ -11,7 +11,7 @@ use crate::support::consumer::Consumer;
 use crate::support::nsqd::Nsqd;
 use crate::support::producer::Producer;
 use crate::support::redis::Redis;
-use crate::support::{checkout, tool};
+use crate::support::{checkout, tool, wait};
 
 const TOPIC: &str = "interop";
 const SECRET: &str = "interop-0123456789";
@@ -277,6 +277,25 @@ fn a_thousand_connections_publish_and_stay() {
     assert!((app.metric("connections", "tcp") - CONNECTIONS as f64).abs() < 0.5);
     consumer.wait_distinct(2 * CONNECTIONS);
     assert_eq!(consumer.count(), 2 * CONNECTIONS);
+}
+
+/// Word for word, but for the address.
+#[test]
+fn the_curl_examples_of_the_documentation_work() {
+    let (redis, nsqd) = (Redis::start(), Nsqd::start());
+    let app = App::start(&redis, &nsqd);
+    let document = std::fs::read_to_string(checkout().join("docs/nsq.md")).unwrap();
+    let example = document.split("### curl\n\n```sh\n").nth(1).unwrap();
+    let example = example.split("```").next().unwrap();
+    let example = example
+        .replace("127.0.0.1:4141", &app.http)
+        .replace("curl ", "curl -s ");
+    let output = succeeds(command("bash".as_ref()).args(["-ec", &example]));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.starts_with("OKOKOKOK{"), "{text}");
+    assert!(text.contains(r#""result":"cancelled""#), "{text}");
+    wait::until("what was due at once", || nsqd.message_count("orders") == 1);
+    assert_eq!(app.get("/v1/stats").json()["pending"], 3);
 }
 
 /// The demo that users run, against an instance of the test's own.

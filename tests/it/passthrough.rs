@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::support::app::{App, Builder};
 use crate::support::child::command;
 use crate::support::consumer::Consumer;
+use crate::support::http::Http;
 use crate::support::ledger::Ledger;
 use crate::support::nsqd::Nsqd;
 use crate::support::producer::{ERROR, dpub, mdpub, mpub, publish};
@@ -134,6 +135,36 @@ fn redis_is_needed_only_where_nsqd_is_not() {
     consumer.wait_quiet(QUIET);
     assert_eq!(consumer.copies_of(b"without nsqd"), 1);
     assert_eq!(consumer.copies_of(b"without both"), 0);
+}
+
+/// The way past the store is no way past who may do what.
+#[test]
+fn nobody_passes_who_may_not_publish() {
+    let (redis, nsqd) = (Redis::start(), Nsqd::start());
+    let mut tokens = tempfile::NamedTempFile::new().unwrap();
+    let table = "[[token]]\nname = \"t\"\nsecret = \"s3cret-s3cret-s3cret\"\nroles = [\"publish\"]\ntopics = [\"orders\"]\n";
+    tokens.write_all(table.as_bytes()).unwrap();
+    let app = passing(&redis)
+        .nsqd(&nsqd)
+        .flag("--tokens-file", tokens.path().to_str().unwrap())
+        .start();
+    wait::until("a connection to nsqd", || {
+        app.metric("nsqd_connections", "") > 0.0
+    });
+    let bearer = [("Authorization", "Bearer s3cret-s3cret-s3cret")];
+    let publish = |topic: &str, headers: &[(&str, &str)]| {
+        let mut http = Http::connect(&app.http).unwrap();
+        let path = format!("/pub?topic={topic}");
+        http.request("POST", &path, headers, b"x").unwrap().status
+    };
+    assert_eq!(publish(TOPIC, &[]), 401);
+    assert_eq!(publish("other", &bearer), 403);
+    assert_eq!(publish(TOPIC, &bearer), 200);
+    let answer = app.producer().ask(&self::publish(TOPIC, b"x"));
+    assert!(answer.text().starts_with("E_AUTH_FIRST"), "{answer:?}");
+    assert_eq!(nsqd.message_count("other"), 0);
+    assert_eq!(nsqd.message_count(TOPIC), 1);
+    assert_eq!(app.metric(PASSED, ""), 1.0);
 }
 
 /// What nsqd finds too big is not refused to the producer, who may not know nsqd: it becomes a dead

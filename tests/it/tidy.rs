@@ -21,7 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("finding", &[]),
     ("store", &["message", "id", "shard", "monotonic", "finding"]),
     ("http_client", &[]),
-    ("forward", &["message", "nsq", "http_client"]),
+    ("forward", &["message", "nsq", "http_client", "transport"]),
     (
         "dispatch",
         &["message", "id", "shard", "monotonic", "store", "forward"],
@@ -35,6 +35,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "nsqd",
             "phase",
             "store",
+            "http_client",
             "transport",
         ],
     ),
@@ -56,7 +57,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     (
         "doctor",
-        &["message", "nsq", "nsqd", "finding", "store", "config"],
+        &[
+            "message",
+            "nsq",
+            "nsqd",
+            "finding",
+            "http_client",
+            "store",
+            "config",
+        ],
     ),
     (
         "app",
@@ -92,7 +101,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 /// What only some modules may name, then the path prefixes of those modules.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("redis::", &["store/"]),
-    ("reqwest::", &["http_client.rs", "cli/"]),
+    ("reqwest::", &["http_client.rs", "doctor/http.rs", "cli/"]),
     ("deadpool_redis::", &["store/"]),
     ("axum::", &["ingest/"]),
     ("utoipa::", &["ingest/"]),

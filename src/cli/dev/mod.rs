@@ -123,7 +123,7 @@ async fn serve_between(
             b"HTTP/",
         )
         .await?;
-        App::start(config).await.map_err(Failure::because)
+        Box::pin(App::start(config)).await.map_err(Failure::because)
     };
     let app = tokio::select! {
         app = start => app?,

@@ -174,7 +174,7 @@ async fn measure(plan: &Plan, findings: &mut Vec<Finding>) -> Result<(), Fault> 
     let address = plan.nsqd_tcp_address.as_str();
     let limits = limits::ask(address, plan.dial_timeout).await?;
     let (_, _, identity) = nsqd::dial(address, &plan.wishes()).await?;
-    findings.extend(verdict::longest_delay(limits.delay_ms_max));
+    findings.extend(verdict::longest_delay(limits.delay_ms));
     let trials = Trials {
         address,
         wishes: plan.wishes(),

@@ -66,10 +66,7 @@ pub(super) fn early(seen: &Seen, memory_queue: Option<u64>) -> Vec<Finding> {
         seen.published,
         super::BURST_DELAY_MS / 1_000
     );
-    let queue = match memory_queue {
-        Some(size) => format!("--mem-queue-size ({size})"),
-        None => "--mem-queue-size".to_owned(),
-    };
+    let queue = queue(memory_queue);
     let mut findings = Vec::new();
     if early.is_empty() {
         let what = format!("{of}: none came early");
@@ -160,16 +157,20 @@ fn waited(of: &str, due: &[i64], unwatched_ms: u64) -> Option<Finding> {
     )
 }
 
+fn queue(size: Option<u64>) -> String {
+    match size {
+        Some(size) => format!("--mem-queue-size ({size})"),
+        None => "--mem-queue-size".to_owned(),
+    }
+}
+
 /// There are too many messages between us and the end of the memory queue.
 pub(super) fn not_tested(memory_queue: Option<u64>) -> Finding {
     Finding::new(
         Level::Remark,
         "early",
         "early delivery was not tested",
-        match memory_queue {
-            Some(size) => format!("it needs more messages than --mem-queue-size ({size})"),
-            None => "it needs more messages than --mem-queue-size".to_owned(),
-        },
+        format!("it needs more messages than {}", queue(memory_queue)),
         format!(
             "allow more with --dpub-messages, at most {}",
             super::MESSAGES_MAX

@@ -281,7 +281,7 @@ fn grants(body: &[u8]) -> Result<Grants, String> {
         identity: text(&answer, "identity")?,
         identity_url: text(&answer, "identity_url")?,
         count: authorizations.len(),
-        grants: granted,
+        rules: granted,
         expires: Some(Instant::now() + Duration::from_secs(ttl)),
     })
 }
@@ -424,9 +424,9 @@ mod tests {
         );
         assert_eq!(may("[]", Role::Publish, "t"), Ok(false));
         assert_eq!(may("[null]", Role::Publish, "t"), Ok(false));
-        assert!(may(&one("(", r#""""#, "publish"), Role::Publish, "t").is_err());
-        assert!(may(&one("t", r#""(""#, "publish"), Role::Publish, "t").is_err());
-        assert!(may(&one("t", r#""""#, "admin"), Role::Publish, "t").is_err());
+        may(&one("(", r#""""#, "publish"), Role::Publish, "t").unwrap_err();
+        may(&one("t", r#""(""#, "publish"), Role::Publish, "t").unwrap_err();
+        may(&one("t", r#""""#, "admin"), Role::Publish, "t").unwrap_err();
     }
 
     #[test]

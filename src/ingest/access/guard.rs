@@ -258,9 +258,9 @@ pub(in crate::ingest) async fn cancel_as(
         store.cancel(asked).await?
     };
     let mut answers = answers.into_iter();
-    let answer = |covered: bool| match covered {
-        true => answers.next().unwrap_or(Cancel::NotFound),
-        false => Cancel::NotFound,
+    let answer = |covered: bool| {
+        let answered = if covered { answers.next() } else { None };
+        answered.unwrap_or(Cancel::NotFound)
     };
     Ok(allowed.into_iter().map(answer).collect())
 }

@@ -84,7 +84,7 @@ pub struct Grants {
     pub identity_url: String,
     /// How many authorizations there are; none means that it may do nothing.
     pub count: usize,
-    grants: Vec<Grant>,
+    rules: Vec<Grant>,
     /// `None`: as long as we run.
     expires: Option<Instant>,
 }
@@ -92,7 +92,7 @@ pub struct Grants {
 impl Grants {
     /// Whether it may do this with the messages of `topic`.
     pub fn may(&self, role: Role, topic: &TopicName) -> bool {
-        self.grants.iter().any(|grant| {
+        self.rules.iter().any(|grant| {
             let topics = grant.topics.as_ref();
             grant.roles.iter().any(|has| has.covers(role))
                 && topics.is_none_or(|topics| topics.is_match(topic.as_str()))
@@ -101,13 +101,13 @@ impl Grants {
 
     /// Whether it may do this with some topic.
     pub fn may_somewhere(&self, role: Role) -> bool {
-        let mut roles = self.grants.iter().flat_map(|grant| &grant.roles);
+        let mut roles = self.rules.iter().flat_map(|grant| &grant.roles);
         roles.any(|has| has.covers(role))
     }
 
     /// Whether it may do this with every topic.
     pub fn may_everywhere(&self, role: Role) -> bool {
-        self.grants
+        self.rules
             .iter()
             .any(|grant| grant.topics.is_none() && grant.roles.iter().any(|has| has.covers(role)))
     }

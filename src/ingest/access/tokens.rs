@@ -119,7 +119,7 @@ impl Token {
             identity: self.name.clone(),
             identity_url: String::new(),
             count: self.topics.len(),
-            grants: grants.collect::<Result<_, _>>()?,
+            rules: grants.collect::<Result<_, _>>()?,
             expires: None,
         })
     }

@@ -9,11 +9,12 @@ use bytes::Bytes;
 use crate::ingest::problem::{At, Code, Problem};
 use crate::message::{ClientId, Delay, Due, Message};
 
+use super::envelope::Headers;
 use super::json::{Fields, Node};
 use super::moment::{Given, Limits};
 use super::{Params, sentence, topic};
 
-const FIELDS: [&str; 7] = [
+const FIELDS: [&str; 9] = [
     "id",
     "topic",
     "body",
@@ -21,6 +22,8 @@ const FIELDS: [&str; 7] = [
     "delay",
     "delay_ms",
     "deliver_at",
+    "envelope",
+    "headers",
 ];
 const PARAMS: [&str; 6] = ["id", "topic", "delay", "delay_ms", "defer", "deliver_at"];
 /// Strict: no white space; padding may be left out, as many encoders do.
@@ -68,6 +71,14 @@ pub(super) fn of_json(
         (None, None) => return Err(fields.missing("body")),
     };
     sized(&body, size_max).map_err(|p| field(&fields, name, p))?;
+    let body = match Headers::take(&mut fields)? {
+        None => body,
+        Some(headers) => {
+            let document = headers.around(&body, id.as_ref());
+            sized(&document, size_max).map_err(|p| field(&fields, "envelope", p))?;
+            document
+        }
+    };
     let due = due_of_json(&mut fields, limits)?.unwrap_or(Due::After(Delay(0)));
     Ok(Message {
         topic,

@@ -73,6 +73,14 @@ impl Node {
         }
     }
 
+    /// As an object.
+    pub(super) fn into_object(self, at: &str) -> Result<Vec<(String, Self)>, Problem> {
+        match self {
+            Self::Object(fields) => Ok(fields),
+            other => Err(other.is_not("an object", at)),
+        }
+    }
+
     /// As a string.
     pub(super) fn into_text(self, at: &str) -> Result<String, Problem> {
         match self {

@@ -5,6 +5,7 @@ mod batch;
 mod cancel;
 mod dead_letters;
 mod draft;
+mod envelope;
 mod json;
 mod list;
 mod messages;
@@ -36,6 +37,7 @@ use moment::Limits;
 
 pub(super) use batch::ITEMS_MAX;
 pub(super) use cancel::IDS_MAX;
+pub(super) use envelope::HEADERS_MAX;
 pub(super) use list::{PAGE_SIZE, PAGE_SIZE_MAX};
 pub(super) use view::schemas;
 

@@ -34,9 +34,9 @@ impl Gate {
         &self,
         request: &axum::http::Request<B>,
         visitor: &Visitor,
-    ) -> Result<Option<Arc<Grants>>, Response> {
+    ) -> Result<Option<Arc<Grants>>, Box<Response>> {
         let path = request.uri().path();
-        let refuse = |code, word| Err(refusal(path, code, word));
+        let refuse = |code, word| Err(Box::new(refusal(path, code, word)));
         match self.hosts.check(request.method(), request.headers()) {
             Ok(()) => {}
             Err(Alien::Host) => return refuse(Code::HostNotAllowed, "HOST_NOT_ALLOWED"),

@@ -280,7 +280,7 @@ impl Server {
                 match tokio::time::timeout(self.head_timeout, handshake).await {
                     Ok(Ok(stream)) => {
                         visitor.common_name = Peer::of(stream.get_ref().1).common_name;
-                        self.converse(stream, visitor).await;
+                        Box::pin(self.converse(stream, visitor)).await;
                     }
                     Ok(Err(error)) => debug!(%error, "no TLS"),
                     Err(_elapsed) => debug!("the handshake of TLS took too long"),
@@ -371,7 +371,7 @@ async fn route(
 ) -> Response<Body> {
     let caller = match gate.admit(&request, visitor).await {
         Ok(caller) => caller,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let answered = CALLER.scope(caller, async { router.call(request).await });
     match answered.await {

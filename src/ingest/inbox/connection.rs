@@ -113,7 +113,7 @@ impl Source {
         let wishes = Wishes {
             dial_timeout: config.dial_timeout,
             heartbeat_interval: config.heartbeat_interval,
-            msg_timeout: None,
+            msg_timeout: Some(config.msg_timeout),
         };
         let (mut reader, mut writer, identity) = nsqd::dial(&self.address, &wishes).await?;
         if identity.auth_required {
@@ -156,7 +156,7 @@ impl Source {
     fn count(&self, fate: &Fate) {
         let code = match fate {
             Fate::Stored => return,
-            Fate::Later(code) => *code,
+            Fate::Later(code) | Fate::Pause(code) => *code,
             Fate::Invalid(problem) => problem.code,
         };
         let label = RefusedLabel {
@@ -307,15 +307,20 @@ impl Session<'_> {
                 encode_fin(delivery.id, &mut self.writer.output);
                 self.pace.succeeded();
             }
-            Fate::Later(code) => {
-                let again_ms = again_ms(delivery.attempts, fastrand::f64());
-                encode_req(delivery.id, again_ms, &mut self.writer.output);
+            Fate::Later(code) => self.ask_again(delivery, code),
+            Fate::Pause(code) => {
+                self.ask_again(delivery, code);
                 self.pace.failed(Instant::now());
-                debug!(message = %delivery.id, code = code.as_str(), "inbox: asked for it again");
             }
             Fate::Invalid(problem) => self.put_beside(delivery, &problem),
         }
         self.set_ready();
+    }
+
+    fn ask_again(&mut self, delivery: &Delivery, code: Code) {
+        let again_ms = again_ms(delivery.attempts, fastrand::f64());
+        encode_req(delivery.id, again_ms, &mut self.writer.output);
+        debug!(id = %delivery.id, code = code.as_str(), "inbox: asked for it again");
     }
 
     /// Publishes what is not valid to the topic beside; FIN follows nsqd's OK.
@@ -327,11 +332,11 @@ impl Session<'_> {
         let output = &mut self.writer.output;
         let beside = &self.source.config.invalid_topic;
         if let Some(body) = invalid::body(*self.manner, delivery, problem) {
-            warn!(%nsqd, %message, code, detail, to = %beside, "inbox: not valid");
+            warn!(%nsqd, id = %message, code, detail, to = %beside, "inbox: not valid");
             encode_pub(beside, &body, output);
             self.beside.push_back(delivery.id);
         } else {
-            warn!(%nsqd, %message, code, detail, "inbox: not valid, and cannot be put beside");
+            warn!(%nsqd, id = %message, code, detail, "inbox: not valid, and cannot be put beside");
             encode_req(
                 message,
                 again_ms(delivery.attempts, fastrand::f64()),

@@ -2,18 +2,25 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 
+use crate::http_client::{Bounds, HttpClient, NoAnswer};
 use crate::message::TopicName;
 
 /// How long an nsqlookupd may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest answer, in bytes: thousands of nsqds.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// Answers without the envelope that nsqlookupds before 1.0 put around them.
+const ACCEPT: &str = "application/vnd.nsq; version=1.0";
+const OK: u16 = 200;
+/// No nsqd has the topic yet.
+const NOT_FOUND: u16 = 404;
 
 /// Asks.
 #[derive(Debug)]
 pub(super) struct Lookup {
-    client: Client,
+    client: HttpClient,
 }
 
 #[derive(Debug, Deserialize)]
@@ -29,26 +36,33 @@ struct Producer {
 }
 
 impl Lookup {
-    pub(super) fn new() -> Result<Self, reqwest::Error> {
-        let client = Client::builder().timeout(ANSWER_TIMEOUT).no_proxy();
-        Ok(Self {
-            client: client.build()?,
-        })
+    pub(super) fn new(connect: Duration) -> Result<Self, NoAnswer> {
+        let client = HttpClient::new(Bounds {
+            connect,
+            request: ANSWER_TIMEOUT,
+            body_bytes_max: ANSWER_BYTES_MAX,
+        });
+        Ok(Self { client: client? })
     }
 
-    /// TCP addresses of the nsqds that carry `topic`; none if nobody does yet.
+    /// TCP addresses of the nsqds that carry `topic`; none if nobody does yet. Otherwise why that is
+    /// not known.
     pub(super) async fn producers(
         &self,
         lookupd: &str,
         topic: &TopicName,
-    ) -> Result<Vec<String>, reqwest::Error> {
+    ) -> Result<Vec<String>, String> {
         let url = format!("http://{lookupd}/lookup");
-        let request = self.client.get(url).query(&[("topic", topic.as_str())]);
-        let answer = request.send().await?;
-        if answer.status() == StatusCode::NOT_FOUND {
-            return Ok(Vec::new());
+        let query = [("topic", topic.as_str())];
+        let answer = self.client.get(&url, &query, ACCEPT).await;
+        let answer = answer.map_err(|error| error.to_string())?;
+        match answer.status {
+            OK => {}
+            NOT_FOUND => return Ok(Vec::new()),
+            other => return Err(format!("status {other}")),
         }
-        let answer: Answer = answer.error_for_status()?.json().await?;
+        let answer: Answer =
+            serde_json::from_slice(&answer.body).map_err(|error| error.to_string())?;
         Ok(answer.producers.iter().map(Producer::address).collect())
     }
 }

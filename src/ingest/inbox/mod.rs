@@ -46,6 +46,9 @@ pub struct Config {
     pub lookupd_http_addresses: Vec<String>,
     /// Most messages of one nsqd that are on their way into the store.
     pub in_flight_max: usize,
+    /// How long nsqd waits for our answer before it pushes a message again: also how long those wait
+    /// that an instance had taken when it was killed. Longer than the store takes.
+    pub msg_timeout: Duration,
     /// How long connecting and IDENTIFY may take together.
     pub dial_timeout: Duration,
     /// Heartbeat interval asked of nsqd.
@@ -101,7 +104,7 @@ struct Directory {
 
 impl Directory {
     async fn run(self) {
-        let lookup = match Lookup::new() {
+        let lookup = match Lookup::new(self.config.dial_timeout) {
             Ok(lookup) => lookup,
             Err(error) => {
                 warn!(%error, "inbox: nsqlookupd cannot be asked");
@@ -158,6 +161,6 @@ mod tests {
         };
         assert_eq!(beside("inbox").unwrap(), "inbox.invalid");
         assert_eq!(beside("in#ephemeral").unwrap(), "in.invalid#ephemeral");
-        assert!(beside(&"x".repeat(57)).is_err());
+        beside(&"x".repeat(57)).unwrap_err();
     }
 }

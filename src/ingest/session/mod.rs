@@ -96,7 +96,7 @@ pub(super) async fn run(
             Pause::Upgrade(upgrades) => {
                 let door = &desk.intake.config.transports;
                 match upgrade(door, incoming, outgoing, upgrades, &mut conversation).await {
-                    Some(upgraded) => (incoming, outgoing) = upgraded,
+                    Some(halves) => (incoming, outgoing) = halves,
                     None => return desk.clients.remove(number),
                 }
             }

@@ -5,13 +5,14 @@
 mod lookup;
 mod real;
 mod scripted;
+mod upgraded;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use nsqdelayd::forward::metrics::{Metrics, NsqdLabel, Outcome, OutcomeLabel};
-use nsqdelayd::forward::{Config, Deadline, DueMessage, Error, Forward, NsqdPool};
+use nsqdelayd::forward::{Carriage, Config, Deadline, DueMessage, Error, Forward, NsqdPool};
 use nsqdelayd::message::TopicName;
 use rustix::time::{ClockId, clock_gettime};
 use tokio_util::sync::CancellationToken;
@@ -47,6 +48,7 @@ fn config(addresses: &[&str]) -> Config {
         mpub_bytes_max: 1 << 20,
         backoff_min: Duration::from_millis(5),
         backoff_max: Duration::from_millis(100),
+        carriage: Carriage::default(),
     }
 }
 

@@ -13,6 +13,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use crate::support::app::App;
 use crate::support::auth_server::AuthServer;
 use crate::support::certificates::Certificates;
+use crate::support::child::command;
 use crate::support::free_port;
 use crate::support::http_door::{HttpDoor, Line, Reply, request};
 use crate::support::nsqd::Nsqd;
@@ -447,4 +448,34 @@ async fn the_https_door_serves_what_the_plain_one_refuses() {
     wait::until("the message to be delivered", || {
         nsqd.message_count("t") == 1
     });
+}
+
+#[test]
+fn the_commands_show_the_token_of_their_environment() {
+    let tokens = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(tokens.path(), TOKENS).unwrap();
+    let (redis, nsqd) = (Redis::start(), Nsqd::start());
+    let path = tokens.path().to_str().unwrap();
+    let builder = App::builder().redis(&redis).nsqd(&nsqd);
+    let app = builder.flag("--tokens-file", path).start();
+    let list = |token: &str| {
+        command(env!("CARGO_BIN_EXE_nsqdelayd").as_ref())
+            .args(["list", "--http-address", &app.http])
+            .env("NSQDELAYD_TOKEN", token)
+            .output()
+            .unwrap()
+    };
+    assert!(list(WATCH).status.success());
+    let refused = list("unknown-0123456789");
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && text.contains("token"),
+        "{text}"
+    );
+    let anonymous = "everybody who can connect may publish";
+    assert!(!app.log().contains(anonymous));
+    assert!(App::start(&redis, &nsqd).log().contains(anonymous));
+    for secret in [BILLING, WATCH, READER, OPS] {
+        assert!(!app.log().contains(secret));
+    }
 }

@@ -305,9 +305,10 @@ impl Conversation {
                 },
             };
             any = true;
-            let permit = match self.may_start(&command) {
-                true => self.permit(&command),
-                false => Permit::Wait,
+            let permit = if self.may_start(&command) {
+                self.permit(&command)
+            } else {
+                Permit::Wait
             };
             match permit {
                 Permit::Yes => {}
