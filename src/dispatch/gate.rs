@@ -183,7 +183,7 @@ mod tests {
         }
         let took = began.elapsed();
         assert!(
-            (Duration::from_millis(2_900)..Duration::from_millis(3_000)).contains(&took),
+            (Duration::from_millis(2_900)..Duration::from_secs(3)).contains(&took),
             "{took:?}"
         );
     }
@@ -192,7 +192,7 @@ mod tests {
     async fn idleness_saves_nothing_up() {
         let gate = Arc::new(Gate::new(1 << 30, 10));
         let _one = gate.pass(1, 1).await;
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         let began = Instant::now();
         for _ in 0..11 {
             let _leave = gate.pass(1, 1).await;

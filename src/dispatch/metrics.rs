@@ -142,6 +142,13 @@ impl Metrics {
             m.unreadable.clone(),
         );
         registry.register("claim_turns", "Turns, by result", m.turns.clone());
+        metrics.register_state(registry);
+        metrics
+    }
+
+    /// Lateness, and how things stand.
+    fn register_state(&self, registry: &mut Registry) {
+        let m = self;
         registry.register_with_unit(
             "lateness",
             "From due to nsqd's OK",
@@ -174,6 +181,5 @@ impl Metrics {
             "1 while nothing is handed out because Redis's clock stepped forward",
             m.clock_held.clone(),
         );
-        metrics
     }
 }

@@ -157,12 +157,11 @@ fn groups(messages: &[ToSend]) -> Vec<Vec<Key>> {
                 && bytes + len <= BYTES_MAX
                 && message.key.due.ms_since(first) <= WINDOW_MS
         });
-        match groups.last_mut().filter(|_| fits) {
-            Some(group) => group.push(message.key),
-            None => {
-                groups.push(vec![message.key]);
-                bytes = 0;
-            }
+        if let Some(group) = groups.last_mut().filter(|_| fits) {
+            group.push(message.key);
+        } else {
+            groups.push(vec![message.key]);
+            bytes = 0;
         }
         bytes += len;
     }

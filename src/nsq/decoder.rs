@@ -6,7 +6,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::command::Command;
 use super::error_code::{ErrorCode, Refusal};
-use super::mpub::{Many, Part};
+use super::mpub::{Many, Part, SIZE_LEN, int_at};
 use super::quote::quote;
 use crate::message::{ClientId, Delay, TopicName};
 
@@ -395,15 +395,6 @@ impl Single {
             },
         }))
     }
-}
-
-/// Bytes of a size.
-pub(super) const SIZE_LEN: usize = 4;
-
-/// The int32 at `at`, if it has come.
-pub(super) fn int_at(buffer: &[u8], at: usize) -> Option<i32> {
-    let (bytes, _) = buffer.get(at..)?.split_first_chunk::<SIZE_LEN>()?;
-    Some(i32::from_be_bytes(*bytes))
 }
 
 fn insufficient(name: &str) -> Refusal {

@@ -3,9 +3,18 @@
 use bytes::{Buf as _, BytesMut};
 
 use super::command::{Bodies, Command, MPUB_OVERHEAD, MPUB_OVERHEAD_PER_MESSAGE};
-use super::decoder::{Limits, SIZE_LEN, int_at};
+use super::decoder::Limits;
 use super::error_code::{ErrorCode, Refusal};
 use crate::message::{Delay, TopicName};
+
+/// Bytes of a size.
+pub(super) const SIZE_LEN: usize = 4;
+
+/// The int32 at `at`, if it has come.
+pub(super) fn int_at(buffer: &[u8], at: usize) -> Option<i32> {
+    let (bytes, _) = buffer.get(at..)?.split_first_chunk::<SIZE_LEN>()?;
+    Some(i32::from_be_bytes(*bytes))
+}
 
 /// MPUB, or with a delay MDPUB, as its line gave it.
 #[derive(Debug, Clone)]

@@ -190,7 +190,7 @@ async fn read_round(
             format!("({}", Score::new(to, 0).0),
             PACKS_PER_ROUND.to_string(),
         );
-        let [from, until, count] = [&from, &until, &count].map(|word| word.as_bytes());
+        let [from, until, count] = [&from, &until, &count].map(String::as_bytes);
         let range: [&[u8]; 6] = [from, until, b"WITHSCORES", b"LIMIT", b"0", count];
         let mut reads = Reads::default();
         reads.add("HMGET", keys.horizon(), [b"handed", b"settled"]);

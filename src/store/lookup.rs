@@ -95,15 +95,12 @@ pub(super) async fn find(core: &Core, id: &MessageId) -> Result<Option<Found>, E
             };
             let dead = entry_read.first() == Some(&b'D');
             let cancelled = look.marked || entry_read.first() == Some(&b'C');
-            let mut standing = stand(due, look.horizons, maybe, cancelled, dead);
-            if entry_read.first() == Some(&b'H') {
+            let standing = match (entry_read.first(), maybe) {
                 // Neither H nor marks say anything of what is held.
-                standing = if maybe {
-                    Standing::InFlight
-                } else {
-                    Standing::Scheduled
-                };
-            }
+                (Some(b'H'), true) => Standing::InFlight,
+                (Some(b'H'), false) => Standing::Scheduled,
+                _ => stand(due, look.horizons, maybe, cancelled, dead),
+            };
             let (records, record) = record_at(place, look.packs)?;
             return Ok(Some(Found {
                 shard,

@@ -39,9 +39,11 @@ fn a_backlog_of_one_topic_does_not_starve_another() {
     let (redis, mut nsqd) = (Redis::start(), Nsqd::start());
     let app = builder(&redis, &nsqd)
         .flag("--forward-rate-max", &RATE.to_string())
+        // What is due before the fresh ones must be read before them.
+        .flag("--open-bytes-max", "268435456")
         .start();
     // Minutes of it at that rate.
-    let count = sized(200_000, 1_000_000);
+    let count = sized(60_000, 200_000);
     backlog(&app, &mut nsqd, count);
     nsqd.restart();
     let old = Consumer::start(&nsqd.tcp, BACKLOG);

@@ -161,7 +161,7 @@ fn a_backlog_of_a_paused_topic_survives_kills_while_it_is_held_and_resumed() {
 fn a_topic_that_is_none_is_refused() {
     let (redis, nsqd) = (Redis::start(), Nsqd::start());
     let app = App::start(&redis, &nsqd);
-    for path in ["/v1/topics/a%20b/pause", "/v1/topics/%zz/resume"] {
+    for path in ["/v1/topics/a%20b/pause", "/v1/topics/a%2Fb/resume"] {
         let answer = app.post(path, b"");
         assert_eq!(
             (answer.status, &answer.json()["code"]),

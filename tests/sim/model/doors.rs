@@ -52,11 +52,10 @@ fn find(keys: &Shard, id: &str, minted: Option<(Place, UnixMs)>) -> Option<Found
         Kind::Dead => Standing::Dead,
         Kind::Cancelled => Standing::Cancelled,
         Kind::Held if maybe => Standing::InFlight,
-        Kind::Held => Standing::Scheduled,
         Kind::Stored if due <= keys.settled => Standing::Gone,
         Kind::Stored if keys.cancelled.contains_key(&place) => Standing::Cancelled,
         Kind::Stored if due <= keys.handed || maybe => Standing::InFlight,
-        Kind::Stored => Standing::Scheduled,
+        Kind::Stored | Kind::Held => Standing::Scheduled,
     };
     let (records, record) = match kind {
         Kind::Held => (1, keys.held_at(place)),
