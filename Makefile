@@ -47,7 +47,7 @@ lint:
 
 # What is promised, shown at full size; each prints its figures. `make test` runs the same with
 # smaller numbers. One at a time: they measure.
-PROOFS := lateness cancel-race drain-kill nsqd-restart rolling-restart idle packs
+PROOFS := lateness cancel-race backlog-memory drain-kill nsqd-restart rolling-restart idle packs
 
 .PHONY: $(addprefix prove-,$(PROOFS))
 prove: $(addprefix prove-,$(PROOFS))

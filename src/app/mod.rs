@@ -118,7 +118,7 @@ impl App {
         let (phase, phases) = watch::channel(Phase::Starting);
         let drain_timeout = config.drain_timeout;
         let address_file = config.address_file.clone();
-        let parts = Parts::start(config, doors, phases).await?;
+        let parts = Box::pin(Parts::start(config, doors, phases)).await?;
         let app = Self {
             tcp_address,
             http_address,

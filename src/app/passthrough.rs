@@ -37,13 +37,13 @@ impl Publisher for ByForward {
         };
         Box::pin(async move {
             let facts = self.forward.publish(due, deadline).await;
-            facts.into_iter().map(handover).collect()
+            facts.iter().map(handover).collect()
         })
     }
 }
 
 /// What nsqd refuses is stored too: it becomes a dead letter with nsqd's words.
-fn handover(fact: Result<(), Error>) -> Handover {
+fn handover(fact: &Result<(), Error>) -> Handover {
     match fact {
         Ok(()) => Handover::Taken,
         Err(Error::NotSent | Error::Refused(_)) => Handover::NotTaken,

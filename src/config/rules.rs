@@ -109,6 +109,10 @@ fn dispatch(reader: &mut Reader<'_>) -> dispatch::Config {
         heartbeat: reader.duration("instance_heartbeat", ms(50)..=s(100)),
         read_ahead: reader.duration("read_ahead", ms(0)..=s(10)),
         sweep: reader.duration("sweep", ms(100)..=s(3600)),
+        sending_bytes_max: reader.number("unanswered_bytes_max", 1024..=BYTES_MAX),
+        forward_rate_max: reader.number("forward_rate_max", 0..=1_000_000_000),
+        expire_if_later_than: reader
+            .duration("expire_if_later_than", ms(0)..=s(10 * 365 * 24 * 3600)),
         clock_step_hold: reader.duration("clock_step_hold", ms(0)..=s(3600)),
         open_bytes_max: reader.number("open_bytes_max", 65_536..=BYTES_MAX),
         unsettled_max: reader.number("unsettled_max", 1..=10_000_000),

@@ -10,11 +10,45 @@ use tracing::info;
 use crate::dispatch::poller::Poller;
 use crate::dispatch::retry::{self, Attempts, Outcome};
 use crate::dispatch::tenure::{Ended, Failing, Tenure};
-use crate::dispatch::turn::Key;
+use crate::dispatch::turn::{Key, ToSend};
 use crate::forward;
 use crate::store::{PARK_MAX, ParkReply, ParkTo, Parked};
 
+/// How long a message that nsqd refused for good is put aside when the dead letters are full.
+const FULL_PARK: Duration = Duration::from_mins(1);
+
 impl Poller {
+    /// Whether a message is too late to be sent.
+    pub(super) fn is_too_late(&self, tenure: &Tenure, message: &ToSend, now_ms: u64) -> bool {
+        let limit = self.shared.config.expire_if_later_than;
+        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        !limit.is_zero()
+            && message.key.due.0.saturating_add(limit_ms) < now_ms
+            && !tenure.spared.contains(&message.key)
+    }
+
+    /// Makes dead letters of what came too late. `Some`: the tenure is over.
+    pub(super) async fn bury_late(&self, tenure: &mut Tenure) -> Option<Ended> {
+        for message in std::mem::take(&mut tenure.late) {
+            let now_ms = self.shared.now_bounds().at_least_us / 1_000;
+            let late_ms = now_ms.saturating_sub(message.key.due.0);
+            let reason = format!("expired: {late_ms} ms late, over expire_if_later_than");
+            let to = ParkTo::DeadLetters(reason);
+            match self.park(tenure, &[message.key], to).await {
+                Ok(true) => {
+                    self.shared.metrics.expired.inc();
+                }
+                // No room among the dead letters: late is better than never.
+                Ok(false) => {
+                    tenure.spared.insert(message.key);
+                    tenure.ready.push(message);
+                }
+                Err(ended) => return Some(ended),
+            }
+        }
+        None
+    }
+
     /// Takes in what became of one send. `Some`: the tenure is over.
     pub(super) async fn take_facts(
         &self,
@@ -37,6 +71,7 @@ impl Poller {
                     .lateness
                     .observe(Duration::from_micros(late_us).as_secs_f64());
                 tenure.failing.remove(&key);
+                tenure.spared.remove(&key);
                 tenure.memory.delivered(key);
                 continue;
             }
@@ -77,7 +112,7 @@ impl Poller {
     async fn put_away(
         &self,
         tenure: &mut Tenure,
-        parked: Vec<(Key, bool, Duration)>,
+        mut parked: Vec<(Key, bool, Duration)>,
         rejected: Vec<(Key, String)>,
     ) -> Option<Ended> {
         for (key, reason) in rejected {
@@ -86,8 +121,8 @@ impl Poller {
                 Ok(true) => {
                     self.shared.metrics.dead.inc();
                 }
-                // No room among the dead letters: nothing is dropped, it is tried again later.
-                Ok(false) => tenure.retry_later(key, self.shared.config.retry_max),
+                // No room among the dead letters: nothing is dropped. It must not hold up S either.
+                Ok(false) => parked.push((key, false, FULL_PARK)),
                 Err(ended) => return Some(ended),
             }
         }
@@ -116,7 +151,12 @@ impl Poller {
     }
 
     /// Puts messages elsewhere. `false`: there is no room for them.
-    async fn park(&self, tenure: &mut Tenure, keys: &[Key], to: ParkTo) -> Result<bool, Ended> {
+    pub(super) async fn park(
+        &self,
+        tenure: &mut Tenure,
+        keys: &[Key],
+        to: ParkTo,
+    ) -> Result<bool, Ended> {
         let mut keys = keys.to_vec();
         loop {
             let messages = keys.iter().filter_map(|key| {

@@ -48,6 +48,10 @@ pub struct Metrics {
     pub parked: Counter,
     /// Messages moved to the dead letters.
     pub dead: Counter,
+    /// Messages moved to the dead letters because they were too late.
+    pub expired: Counter,
+    /// Messages put among what is held of paused topics.
+    pub held: Counter,
     /// Claims that lapsed while messages were open.
     pub claims_lost: Counter,
     /// Packs that this version does not read, seen by owners.
@@ -83,6 +87,8 @@ impl Metrics {
             redelivered: Counter::default(),
             parked: Counter::default(),
             dead: Counter::default(),
+            expired: Counter::default(),
+            held: Counter::default(),
             claims_lost: Counter::default(),
             unreadable: Counter::default(),
             turns: Family::default(),
@@ -114,6 +120,16 @@ impl Metrics {
             "messages_dead",
             "Messages moved to the dead letters",
             m.dead.clone(),
+        );
+        registry.register(
+            "messages_expired",
+            "Messages moved to the dead letters because they were later than expire_if_later_than",
+            m.expired.clone(),
+        );
+        registry.register(
+            "messages_held",
+            "Messages that became due while their topic was paused",
+            m.held.clone(),
         );
         registry.register(
             "claims_lost",

@@ -2,8 +2,11 @@
 //! nor NSQ, only the traits.
 
 mod facts;
+mod gate;
 mod metrics;
+mod pauses;
 mod poller;
+mod ready;
 mod retry;
 mod settings;
 mod steps;
@@ -28,6 +31,8 @@ pub use metrics::Metrics;
 pub use settings::Config;
 pub use timer::{Clock, Timers};
 
+use crate::dispatch::gate::Gate;
+use crate::dispatch::pauses::Pauses;
 use crate::dispatch::poller::{News, Poller, Shared, Status};
 use crate::dispatch::steps::Steps;
 use crate::dispatch::timer::Timer;
@@ -82,6 +87,8 @@ impl Dispatcher {
         let shared = Arc::new(Shared {
             steps: Mutex::new(Steps::new(config.clock_step_hold)),
             follows: AtomicU64::new(0),
+            pauses: Pauses::new(),
+            gate: Arc::new(Gate::new(config.sending_bytes_max, config.forward_rate_max)),
             config,
             store,
             forward,
@@ -106,6 +113,11 @@ impl Dispatcher {
     async fn run(mut self, drain: CancellationToken) {
         let mut wakes = self.shared.store.wakes();
         let mut beat_at = Instant::now();
+        tokio::select! {
+            biased;
+            () = drain.cancelled() => {}
+            () = pauses::learn(&self.shared) => {}
+        }
         info!(instance = %self.me.0, "dispatch serves");
         loop {
             tokio::select! {
@@ -114,6 +126,7 @@ impl Dispatcher {
                 wake = wakes.next() => match wake {
                     Some(Wake::Earlier(shard, due)) => self.tell(shard, News::Earlier(due)),
                     Some(Wake::Lost) => self.tell_all(News::Look),
+                    Some(Wake::Pauses) => self.look_at_pauses(),
                     None => break,
                 },
                 () = sleep_until(beat_at) => beat_at = Instant::now() + self.beat().await,
@@ -137,6 +150,8 @@ impl Dispatcher {
         }
         self.ending.retain(|driver| !driver.is_finished());
         self.measure();
+        self.shared.gate.serve(self.shared.forward.servers());
+        self.look_at_pauses();
         let follows = self.shared.follows.load(Ordering::Relaxed);
         if follows != self.follows {
             self.follows = follows;
@@ -245,6 +260,12 @@ impl Dispatcher {
             .metrics
             .oldest_overdue_ms
             .set(gauge(now.saturating_sub(oldest)));
+    }
+
+    fn look_at_pauses(&self) {
+        let shards: Vec<ShardId> = self.served.keys().copied().collect();
+        let looking = pauses::look(Arc::clone(&self.shared), shards);
+        self.tracker.spawn(looking);
     }
 
     /// Lets old ids age, shard by shard, beside everything else.

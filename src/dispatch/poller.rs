@@ -6,17 +6,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use crate::dispatch::gate::{Gate, Leave};
 use crate::dispatch::metrics::{Metrics, TurnLabel, TurnResult};
+use crate::dispatch::pauses::Pauses;
 use crate::dispatch::settings::Config;
 use crate::dispatch::steps::{Seen, Steps};
 use crate::dispatch::tenure::{Ended, Tenure};
 use crate::dispatch::timer::{Clock, Timer};
-use crate::dispatch::turn::{Key, Memory, Reply};
+use crate::dispatch::turn::{Key, Memory, Reply, ToSend};
 use crate::forward::{Deadline, DueMessage, Forward};
 use crate::message::UnixMs;
 use crate::shard::ShardId;
@@ -57,6 +60,9 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     /// Messages that nsqd took, all shards together: tells whether others go through.
     pub(super) accepted: AtomicU64,
+    pub(super) pauses: Pauses,
+    /// The way to `forward`.
+    pub(super) gate: Arc<Gate>,
     pub(super) steps: Mutex<Steps>,
     /// Steps of Redis's clock that were followed after a hold.
     pub(super) follows: AtomicU64,
@@ -198,6 +204,12 @@ impl Poller {
             }
             loop {
                 self.send_ready(tenure);
+                if let Some(ended) = self.bury_late(tenure).await {
+                    return ended;
+                }
+                if let Some(ended) = self.hold_paused(tenure).await {
+                    return ended;
+                }
                 self.report(tenure);
                 if tenure.memory.is_done() && tenure.in_flight == 0 && !self.stays(tenure) {
                     return self.idle(tenure).await;
@@ -261,7 +273,10 @@ impl Poller {
             }
         }
         let has_room = self.room() > 0 || memory.open_count() == 0;
-        if has_room && self.may_read() && memory.wants_read() && tenure.ready.is_empty() {
+        // Also while some wait to be sent: a topic whose turn it is may lie behind them.
+        let unsettled = memory.unsettled() >= self.shared.config.unsettled_max;
+        let waits = unsettled && !tenure.ready.is_empty();
+        if has_room && self.may_read() && memory.wants_read() && !waits {
             return true;
         }
         if !hands_out {
@@ -302,7 +317,9 @@ impl Poller {
         }
         match tenure.memory.reply(held) {
             Reply::Send(to_send) => {
-                tenure.ready.extend(to_send);
+                for message in to_send {
+                    tenure.ready.push(message);
+                }
                 None
             }
             Reply::Stale => {
@@ -365,35 +382,62 @@ impl Poller {
         }
     }
 
-    /// Gives what is ready to forward, in batches.
+    /// Gives what is ready to forward, in batches, as far as there is leave.
     fn send_ready(&self, tenure: &mut Tenure) {
-        let now = Instant::now();
-        tenure.take_retries(now);
-        if tenure.ready.is_empty() {
-            return;
+        tenure.take_retries(Instant::now());
+        while !tenure.ready.is_empty() {
+            let messages = tenure
+                .ready
+                .len()
+                .min(self.shared.config.batch_messages_max.max(1));
+            // What so many take on average: which of them it will be is not known before.
+            let bytes = tenure.ready.bytes() / tenure.ready.len().max(1) * messages;
+            let leave = tenure
+                .leave
+                .get_or_insert_with(|| self.shared.gate.pass(messages, bytes));
+            let Some(leave) = leave.now_or_never() else {
+                return;
+            };
+            tenure.leave = None;
+            self.send(tenure, leave);
         }
+        tenure.leave = None;
+    }
+
+    fn send(&self, tenure: &mut Tenure, leave: Leave) {
         let at = tenure.claimed_at + self.shared.config.claim_ttl.mul_f64(DEADLINE_SHARE);
         let deadline = Deadline {
             at,
             clock: self.shared.clock.now,
         };
-        let ready = std::mem::take(&mut tenure.ready);
-        for chunk in ready.chunks(self.shared.config.batch_messages_max.max(1)) {
-            let keys: Vec<Key> = chunk.iter().map(|m| m.key).collect();
-            let again = chunk.iter().filter(|m| m.again).count();
-            self.shared.metrics.redelivered.inc_by(again as u64);
-            let messages = chunk.iter().map(|m| DueMessage {
-                topic: m.record.topic.clone(),
-                body: m.record.body.clone(),
-            });
-            let messages: Vec<DueMessage> = messages.collect();
-            let forward = Arc::clone(&self.shared.forward);
-            tenure.in_flight += keys.len();
-            tenure.sends.push(Box::pin(async move {
-                let facts = forward.publish(messages, deadline).await;
-                (keys, facts)
-            }));
+        let now_ms = self.shared.now_bounds().at_least_us / 1_000;
+        let batch = tenure.ready.take(leave.messages, leave.bytes);
+        let paused = self.shared.pauses.topics();
+        let (held, batch): (Vec<ToSend>, Vec<ToSend>) = batch
+            .into_iter()
+            .partition(|message| paused.contains(&message.record.topic));
+        tenure.held.extend(held);
+        let late = |message: &ToSend| self.is_too_late(tenure, message, now_ms);
+        let (late, batch): (Vec<ToSend>, Vec<ToSend>) = batch.into_iter().partition(late);
+        tenure.late.extend(late);
+        if batch.is_empty() {
+            return;
         }
+        let keys: Vec<Key> = batch.iter().map(|m| m.key).collect();
+        let again = batch.iter().filter(|m| m.again).count();
+        self.shared.metrics.redelivered.inc_by(again as u64);
+        let messages = batch.into_iter().map(|m| DueMessage {
+            topic: m.record.topic,
+            body: m.record.body,
+        });
+        let messages: Vec<DueMessage> = messages.collect();
+        let forward = Arc::clone(&self.shared.forward);
+        tenure.in_flight += keys.len();
+        tenure.sends.push(Box::pin(async move {
+            let facts = forward.publish(messages, deadline).await;
+            drop(leave);
+            (keys, facts)
+        }));
     }
 
     /// Waits for something to happen, and takes it in.
@@ -416,6 +460,10 @@ impl Poller {
                 // The dispatcher is gone: finish as on stop.
                 None => self.stop.cancel(),
             },
+            leave = next_leave(&mut tenure.leave), if tenure.leave.is_some() => {
+                tenure.leave = None;
+                self.send(tenure, leave);
+            }
             () = self.shared.forward.wait_available(), if !available => {}
             () = self.stop.cancelled(), if !self.stop.is_cancelled() => {}
             () = self.timer.sleep_until(wake_at) => {}
@@ -458,6 +506,14 @@ impl Poller {
             .store(tenure.memory.unsettled(), Ordering::Relaxed);
         let oldest = tenure.memory.oldest().map_or(0, |due| due.0);
         self.status.oldest_due_ms.store(oldest, Ordering::Relaxed);
+    }
+}
+
+/// Never, if none is waited for.
+async fn next_leave(leave: &mut Option<BoxFuture<'static, Leave>>) -> Leave {
+    match leave {
+        Some(leave) => leave.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -15,6 +15,12 @@ pub struct Config {
     pub read_ahead: Duration,
     /// How often an owner looks at an idle shard, in case a wake was lost.
     pub sweep: Duration,
+    /// Most bytes given to `forward` at a time for each nsqd, by all shards: what it has room for.
+    pub sending_bytes_max: usize,
+    /// Most messages sent in a second; 0: any number.
+    pub forward_rate_max: u64,
+    /// How late a message may be and still be sent; zero: however late.
+    pub expire_if_later_than: Duration,
     /// How long nothing is handed out after Redis's clock stepped forward; zero: a step is followed.
     pub clock_step_hold: Duration,
     /// Most bytes of packs that are held in memory, all shards together.
@@ -43,6 +49,9 @@ pub(crate) mod tests {
             heartbeat: Duration::from_millis(1_500),
             read_ahead: Duration::from_millis(50),
             sweep: Duration::from_mins(1),
+            sending_bytes_max: 1 << 22,
+            forward_rate_max: 0,
+            expire_if_later_than: Duration::ZERO,
             clock_step_hold: Duration::from_secs(10),
             open_bytes_max: 1 << 26,
             unsettled_max: 4_000,

@@ -1,12 +1,14 @@
 //! One claim's worth of work: what is remembered, under way and waiting between claim and release.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
+use crate::dispatch::gate::Leave;
+use crate::dispatch::ready::Ready;
 use crate::dispatch::turn::{Key, Memory, ToSend};
 use crate::forward;
 use crate::message::UnixMs;
@@ -27,7 +29,15 @@ pub(super) type Sent = (Vec<Key>, Vec<Result<(), forward::Error>>);
 pub(super) struct Tenure {
     pub(super) session: Session,
     pub(super) memory: Memory,
-    pub(super) ready: Vec<ToSend>,
+    pub(super) ready: Ready,
+    /// What is waited for to send some of `ready`.
+    pub(super) leave: Option<BoxFuture<'static, Leave>>,
+    /// Due of a paused topic.
+    pub(super) held: Vec<ToSend>,
+    /// Too late to be sent.
+    pub(super) late: Vec<ToSend>,
+    /// Too late, and sent all the same: there is no room among the dead letters.
+    pub(super) spared: HashSet<Key>,
     pub(super) in_flight: usize,
     pub(super) sends: FuturesUnordered<BoxFuture<'static, Sent>>,
     pub(super) failing: HashMap<Key, Failing>,
@@ -56,7 +66,11 @@ impl Tenure {
         Self {
             session,
             memory,
-            ready: Vec::new(),
+            ready: Ready::default(),
+            leave: None,
+            held: Vec::new(),
+            late: Vec::new(),
+            spared: HashSet::new(),
             in_flight: 0,
             sends: FuturesUnordered::new(),
             failing: HashMap::new(),
@@ -66,11 +80,6 @@ impl Tenure {
             hint: None,
             reported_bytes: 0,
         }
-    }
-
-    /// It is sent again, not before so long.
-    pub(super) fn retry_later(&mut self, key: Key, after: Duration) {
-        self.retries.push((Instant::now() + after, key));
     }
 
     /// It lies elsewhere now, or was found cancelled.

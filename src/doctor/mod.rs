@@ -5,6 +5,7 @@
 mod dpub;
 mod http;
 mod limits;
+mod lookupd;
 mod nsqd;
 
 pub use dpub::{MESSAGES_MAX, Plan};
@@ -48,15 +49,32 @@ impl Report {
     }
 }
 
-/// Looks at Redis and at every nsqd. `http` has the HTTP addresses of the nsqds, in their order, as
+/// Most nsqds that are only known from nsqlookupds and are looked at.
+const NAMED_MAX: usize = 16;
+
+/// Looks at Redis, at every nsqlookupd and at every nsqd. `http` has the HTTP addresses of the nsqds, in their order, as
 /// far as they are known.
 pub async fn examine(config: &Config, http: &[String]) -> Report {
     let mut report = Report::default();
     let (url, findings) = store::examine(&config.store).await;
     report.add(&format!("redis {url}"), findings);
-    for (number, address) in config.forward.nsqd_tcp_addresses.iter().enumerate() {
+    let forward = &config.forward;
+    let mut named = Vec::new();
+    for lookupd in &forward.lookupd_http_addresses {
+        let (nodes, finding) = lookupd::examine(lookupd, forward.dial_timeout).await;
+        report.add(&format!("nsqlookupd {lookupd}"), vec![finding]);
+        named.extend(nodes);
+    }
+    for (number, address) in forward.nsqd_tcp_addresses.iter().enumerate() {
         let given = http.get(number).map(String::as_str);
         let findings = nsqd::examine(address, given, config).await;
+        report.add(&format!("nsqd {address}"), findings);
+    }
+    named.sort();
+    named.dedup();
+    named.retain(|address| !forward.nsqd_tcp_addresses.contains(address));
+    for address in named.iter().take(NAMED_MAX) {
+        let findings = nsqd::examine(address, None, config).await;
         report.add(&format!("nsqd {address}"), findings);
     }
     report

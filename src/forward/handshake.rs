@@ -35,6 +35,7 @@ pub(super) struct Greeted {
 /// What of nsqd's answer to IDENTIFY matters to us.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_excessive_bools, reason = "nsqd's own fields")]
 struct Identified {
     auth_required: bool,
     tls_v1: bool,
@@ -147,23 +148,23 @@ fn identity(config: &Config) -> String {
         .nodename()
         .to_string_lossy()
         .into_owned();
-    let mut identity = serde_json::json!({
+    let compression = config.carriage.compression;
+    serde_json::json!({
         "client_id": hostname.split('.').next().unwrap_or_default(),
         "hostname": hostname,
         "user_agent": concat!("nsqdelayd/", env!("CARGO_PKG_VERSION")),
         "feature_negotiation": true,
         "heartbeat_interval": config.heartbeat_interval.as_millis(),
         "tls_v1": config.carriage.tls.is_some(),
-    });
-    match config.carriage.compression {
-        None => {}
-        Some(Compression::Snappy) => identity["snappy"] = true.into(),
-        Some(Compression::Deflate(level)) => {
-            identity["deflate"] = true.into();
-            identity["deflate_level"] = level.into();
-        }
-    }
-    identity.to_string()
+        "snappy": compression == Some(Compression::Snappy),
+        "deflate": matches!(compression, Some(Compression::Deflate(_))),
+        "deflate_level": match compression {
+            Some(Compression::Deflate(level)) => level,
+            // nsqd takes it for its default.
+            _ => 0,
+        },
+    })
+    .to_string()
 }
 
 fn identified(frame: &Frame) -> Result<Identified, Fault> {

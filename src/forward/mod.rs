@@ -97,6 +97,11 @@ pub trait Forward: Send + Sync + fmt::Debug + 'static {
     /// out, so that cancel keeps working through an outage.
     fn available(&self) -> bool;
 
+    /// How many nsqds share what is published: each has room of its own.
+    fn servers(&self) -> usize {
+        1
+    }
+
     /// Completes when [`Self::available`] is true.
     fn wait_available(&self) -> BoxFuture<'_, ()>;
 }

@@ -314,6 +314,10 @@ impl Forward for NsqdPool {
         *self.ready.borrow() > 0
     }
 
+    fn servers(&self) -> usize {
+        self.roster().members.len()
+    }
+
     /// Cancel safe.
     fn wait_available(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.wait_ready())

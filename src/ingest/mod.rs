@@ -127,17 +127,17 @@ impl Intake {
         passthrough: Option<Arc<Passthrough>>,
     ) -> Self {
         Self {
+            quota: Arc::new(Quota::new(Arc::clone(&store), config.limits)),
             store,
             passthrough,
             budget: Budget::new(config.in_flight_bytes_max),
-            quota: Arc::new(Quota::new(config.limits)),
             config: Arc::new(config),
         }
     }
 
     /// Stores all of `messages` or none. Topic, size and delay have been checked by the door.
     pub async fn accept(&self, messages: Vec<Message>) -> Result<Vec<Receipt>, Error> {
-        self.quota.admit(&*self.store, &messages).await?;
+        self.quota.admit(&messages).await?;
         self.store.schedule(messages).await
     }
 

@@ -135,6 +135,12 @@ impl Entry {
         entry
     }
 
+    fn of_topic(self) -> Self {
+        let mut entry = self.codes(&[Code::InvalidTopic]);
+        entry.params.push(path_topic());
+        entry
+    }
+
     fn body(mut self, schema: &str, raw: bool) -> Self {
         let mut body = RequestBodyBuilder::new()
             .required(Some(Required::True))
@@ -213,6 +219,8 @@ fn entry(operation: Operation) -> Entry {
         | Operation::Requeue
         | Operation::DropDead
         | Operation::Topics
+        | Operation::Pause
+        | Operation::Resume
         | Operation::Stats
         | Operation::OpenApi => entry_of_many(operation),
     }
@@ -259,6 +267,12 @@ fn entry_of_many(operation: Operation) -> Entry {
                 .writes()
         }
         Operation::Topics => Entry::new("listTopics", "Count what is pending by topic", "Topics"),
+        Operation::Pause => Entry::new("pauseTopic", "Hold what is due of a topic", "TopicState")
+            .of_topic()
+            .writes(),
+        Operation::Resume => Entry::new("resumeTopic", "Let a topic go on", "TopicState")
+            .of_topic()
+            .writes(),
         Operation::Stats => Entry::new("getStats", "Count what is pending", "Stats"),
         _ => Entry::new("getOpenApi", "This description", "OpenApi"),
     }
@@ -371,6 +385,15 @@ fn path_id() -> Parameter {
     id.parameter_in = ParameterIn::Path;
     id.required = Required::True;
     id
+}
+
+fn path_topic() -> Parameter {
+    let schema = json!({"type": "string", "minLength": 1, "maxLength": TopicName::LEN_MAX,
+        "pattern": TOPIC_PATTERN});
+    let mut topic = parameter("topic", "The topic", schema);
+    topic.parameter_in = ParameterIn::Path;
+    topic.required = Required::True;
+    topic
 }
 
 fn paging_params() -> Vec<Parameter> {

@@ -4,7 +4,7 @@
 //! they take within that time.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -67,65 +67,35 @@ struct Known {
 }
 
 /// Whether messages may be taken.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Quota {
+    /// Not as one caller may see it: what all have there counts.
+    store: Arc<dyn ScheduleStore>,
     limits: Limits,
     known: Mutex<Known>,
 }
 
 impl Quota {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(store: Arc<dyn ScheduleStore>, limits: Limits) -> Self {
         Self {
+            store,
             limits,
             known: Mutex::default(),
         }
     }
 
     /// Takes `messages` into account, or refuses all of them.
-    pub(super) async fn admit(
-        &self,
-        store: &dyn ScheduleStore,
-        messages: &[Message],
-    ) -> Result<(), Error> {
+    pub(super) async fn admit(&self, messages: &[Message]) -> Result<(), Error> {
         if self.limits == Limits::default() {
             return Ok(());
         }
-        self.count_if_due(store).await;
+        self.count_if_due().await;
         let asked = amounts(messages);
-        self.take(&asked)
-    }
-
-    fn take(&self, asked: &HashMap<&TopicName, Amount>) -> Result<(), Error> {
-        let limits = self.limits;
-        let mut known = self.lock();
-        let mut sum = Amount::default();
-        for (topic, more) in asked {
-            sum.add(*more);
-            let there = known.by_topic.get(*topic).copied().unwrap_or_default();
-            let (messages_max, bytes_max) = (
-                limits.topic_pending_messages_max,
-                limits.topic_pending_bytes_max,
-            );
-            if !there.fits(*more, messages_max, bytes_max) {
-                return Err(Error::new(ErrorKind::TopicFull));
-            }
-        }
-        if !known
-            .all
-            .fits(sum, limits.pending_messages_max, limits.pending_bytes_max)
-        {
-            return Err(Error::new(ErrorKind::Full));
-        }
-        known.all.add(sum);
-        for (topic, more) in asked {
-            let there = known.by_topic.entry(TopicName::clone(topic)).or_default();
-            there.add(*more);
-        }
-        Ok(())
+        self.lock().take(self.limits, &asked)
     }
 
     /// One request does it for all; the others go on with what is known, unless nothing is.
-    async fn count_if_due(&self, store: &dyn ScheduleStore) {
+    async fn count_if_due(&self) {
         let now = Instant::now();
         {
             let mut known = self.lock();
@@ -135,7 +105,7 @@ impl Quota {
             known.counting = true;
         }
         let counting = Counting(self);
-        match store.pending().await {
+        match self.store.pending().await {
             Ok(pending) => {
                 let age = COUNT_AGE_MAX.max(now.elapsed() * COUNT_SHARE);
                 let mut known = self.lock();
@@ -166,6 +136,34 @@ impl Drop for Counting<'_> {
 }
 
 impl Known {
+    /// Takes `asked` into account, or refuses all of it.
+    fn take(&mut self, limits: Limits, asked: &HashMap<&TopicName, Amount>) -> Result<(), Error> {
+        let mut sum = Amount::default();
+        for (topic, more) in asked {
+            sum.add(*more);
+            let there = self.by_topic.get(*topic).copied().unwrap_or_default();
+            let (messages_max, bytes_max) = (
+                limits.topic_pending_messages_max,
+                limits.topic_pending_bytes_max,
+            );
+            if !there.fits(*more, messages_max, bytes_max) {
+                return Err(Error::new(ErrorKind::TopicFull));
+            }
+        }
+        if !self
+            .all
+            .fits(sum, limits.pending_messages_max, limits.pending_bytes_max)
+        {
+            return Err(Error::new(ErrorKind::Full));
+        }
+        self.all.add(sum);
+        for (topic, more) in asked {
+            let there = self.by_topic.entry(TopicName::clone(topic)).or_default();
+            there.add(*more);
+        }
+        Ok(())
+    }
+
     fn learn(&mut self, pending: Pending) {
         let mut by_topic: HashMap<TopicName, Amount> = HashMap::new();
         for (topic, messages) in pending.by_topic {
@@ -210,20 +208,21 @@ mod tests {
         vec![message; count]
     }
 
-    fn quota(limits: Limits, pending: &[(&str, u64, u64)]) -> Quota {
-        let quota = Quota::new(limits);
+    fn known(pending: &[(&str, u64, u64)]) -> Known {
+        let mut known = Known::default();
         let mut counted = Pending::default();
         for (topic, messages, bytes) in pending {
             let topic = TopicName::parse(topic.as_bytes()).unwrap();
             counted.by_topic.insert(topic.clone(), *messages);
             counted.bytes_by_topic.insert(topic, *bytes);
         }
-        quota.lock().learn(counted);
-        quota
+        known.learn(counted);
+        known
     }
 
-    fn take(quota: &Quota, messages: &[Message]) -> Option<ErrorKind> {
-        quota.take(&amounts(messages)).err().map(|error| error.kind)
+    fn take(known: &mut Known, limits: Limits, messages: &[Message]) -> Option<ErrorKind> {
+        let taken = known.take(limits, &amounts(messages));
+        taken.err().map(|error| error.kind)
     }
 
     #[test]
@@ -269,9 +268,17 @@ mod tests {
             ),
         ];
         for (limits, count, len, refusal) in cases {
-            let quota = quota(limits, &[("a", 3, 30), ("b", 5, 70)]);
-            assert_eq!(take(&quota, &messages("a", count, len)), None, "{limits:?}");
-            assert_eq!(take(&quota, &messages("a", 1, 1)), refusal, "{limits:?}");
+            let mut known = known(&[("a", 3, 30), ("b", 5, 70)]);
+            assert_eq!(
+                take(&mut known, limits, &messages("a", count, len)),
+                None,
+                "{limits:?}"
+            );
+            assert_eq!(
+                take(&mut known, limits, &messages("a", 1, 1)),
+                refusal,
+                "{limits:?}"
+            );
         }
     }
 
@@ -281,11 +288,11 @@ mod tests {
             topic_pending_messages_max: 3,
             ..Limits::default()
         };
-        let quota = quota(limits, &[]);
+        let mut known = known(&[]);
         let mut mixed = messages("a", 4, 1);
         mixed.extend(messages("b", 1, 1));
-        assert_eq!(take(&quota, &mixed), Some(ErrorKind::TopicFull));
-        assert_eq!(take(&quota, &messages("b", 3, 1)), None);
-        assert_eq!(take(&quota, &messages("a", 3, 1)), None);
+        assert_eq!(take(&mut known, limits, &mixed), Some(ErrorKind::TopicFull));
+        assert_eq!(take(&mut known, limits, &messages("b", 3, 1)), None);
+        assert_eq!(take(&mut known, limits, &messages("a", 3, 1)), None);
     }
 }

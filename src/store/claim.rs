@@ -1,5 +1,6 @@
 //! What dispatch asks of the store: turns under a claim. See `lua/turn.lua` for the effect of each.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -148,6 +149,9 @@ pub enum ParkTo {
     Later(UnixMs),
     /// To the dead letters; why, in nsqd's words.
     DeadLetters(String),
+    /// To what is held of this topic, of which all are, until it is resumed. They must be due within a
+    /// pack's window.
+    Held(TopicName),
 }
 
 /// The answer to a park.
@@ -170,6 +174,8 @@ pub enum Wake {
     Earlier(ShardId, UnixMs),
     /// Wakes may have been lost: look at every shard.
     Lost,
+    /// A topic was paused or resumed.
+    Pauses,
 }
 
 /// Redis's clock, from both sides.
@@ -223,6 +229,17 @@ pub trait ClaimStore: Send + Sync + fmt::Debug + 'static {
 
     /// Lets the entries of messages that are gone age. `true`: there are more.
     fn trim(&self, shard: ShardId) -> BoxFuture<'_, Result<bool, Error>>;
+
+    /// The topics that are paused.
+    fn paused(&self) -> BoxFuture<'_, Result<BTreeSet<TopicName>, Error>>;
+
+    /// Gives some of what is held of topics that are not in `paused` back to the queue, due now.
+    /// `true`: there is more.
+    fn resume_held(
+        &self,
+        shard: ShardId,
+        paused: BTreeSet<TopicName>,
+    ) -> BoxFuture<'_, Result<bool, Error>>;
 
     /// One heartbeat, or a farewell; answers who is live.
     fn beat(&self, me: InstanceId, leave: bool) -> BoxFuture<'_, Result<Members, Error>>;

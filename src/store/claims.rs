@@ -1,15 +1,19 @@
 //! What the store answers to owners of shards: turns, parks, heartbeats, wakes. All of them but the
 //! trim go through the connection that is the session (R5).
 
+use std::collections::BTreeSet;
+
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
+use crate::message::TopicName;
 use crate::shard::{InstanceId, ShardId, Topology};
 use crate::store::claim::{
     ClaimStore, ClaimToken, Members, NowBounds, ParkReply, ParkTo, Parked, Session, Turn,
     TurnReply, Wake,
 };
+use crate::store::holding;
 use crate::store::lookup;
 use crate::store::parking;
 use crate::store::redis::RedisStore;
@@ -76,6 +80,18 @@ impl ClaimStore for RedisStore {
             let more = script::trim(&mut link.connection, &keys, window).await;
             more.map_err(|error| lookup::asked(&self.core, &link, error))
         })
+    }
+
+    fn paused(&self) -> BoxFuture<'_, Result<BTreeSet<TopicName>, Error>> {
+        Box::pin(holding::paused(&self.core))
+    }
+
+    fn resume_held(
+        &self,
+        shard: ShardId,
+        paused: BTreeSet<TopicName>,
+    ) -> BoxFuture<'_, Result<bool, Error>> {
+        Box::pin(async move { holding::resume(&self.core, shard, &paused).await })
     }
 
     fn beat(&self, me: InstanceId, leave: bool) -> BoxFuture<'_, Result<Members, Error>> {

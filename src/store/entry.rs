@@ -1,7 +1,8 @@
 //! The entry of an id in a shard's index: where its message is now. Pure.
 //!
 //! Text, because scripts read it: `S score nonce position due maybe digest mark`, the mark in hex.
-//! `S`: stored at that place; `C`: cancelled, the rest says where it was; `D`: among the dead letters.
+//! `S`: stored at that place; `C`: cancelled, the rest says where it was; `D`: among the dead letters;
+//! `H`: held at that place while its topic is paused, and the topic comes last.
 
 use std::fmt::Write as _;
 
@@ -17,6 +18,8 @@ pub(super) enum Kind {
     Cancelled,
     /// Among the dead letters.
     Dead,
+    /// At the entry's place among what is held of its topic.
+    Held,
 }
 
 /// One entry.
@@ -60,6 +63,7 @@ impl Entry {
             Kind::Stored => 'S',
             Kind::Cancelled => 'C',
             Kind::Dead => 'D',
+            Kind::Held => 'H',
         };
         let Place {
             score,
@@ -79,12 +83,24 @@ impl Entry {
         text
     }
 
+    /// The text of one that is held: where depends on the topic.
+    pub(super) fn held_text(self, topic: &str) -> String {
+        format!("{} {topic}", self.to_text())
+    }
+
+    /// The topic of an entry that is held.
+    pub(super) fn held_topic(text: &[u8]) -> Option<&str> {
+        let text = str::from_utf8(text.strip_prefix(b"H ")?).ok()?;
+        text.rsplit(' ').next()
+    }
+
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
         let mut words = str::from_utf8(text).ok()?.split(' ');
         let kind = match words.next()? {
             "S" => Kind::Stored,
             "C" => Kind::Cancelled,
             "D" => Kind::Dead,
+            "H" => Kind::Held,
             _ => return None,
         };
         let score = Score(words.next()?.parse().ok()?);
@@ -116,12 +132,15 @@ mod tests {
     proptest! {
         #[test]
         fn entries_come_back_as_they_were(
-            score: u64, nonce: u32, position: u16, due: u64, maybe: bool, digest: u64, kind in 0..3,
+            score: u64, nonce: u32, position: u16, due: u64, maybe: bool, digest: u64, kind in 0..4,
         ) {
-            let kind = [Kind::Stored, Kind::Cancelled, Kind::Dead][usize::try_from(kind).unwrap()];
+            let kind = [Kind::Stored, Kind::Cancelled, Kind::Dead, Kind::Held][usize::try_from(kind).unwrap()];
             let place = Place { score: Score(score), nonce, position };
             let entry = Entry { kind, place, due: UnixMs(due), maybe, digest };
             prop_assert_eq!(Entry::parse(entry.to_text().as_bytes()), Some(entry));
+            let held = Entry { kind: Kind::Held, ..entry }.held_text("t");
+            prop_assert_eq!(Entry::parse(held.as_bytes()), Some(Entry { kind: Kind::Held, ..entry }));
+            prop_assert_eq!(Entry::held_topic(held.as_bytes()), Some("t"));
             prop_assert_eq!(place_of(&mark_of(place)), Some(place));
         }
 

@@ -20,6 +20,16 @@ impl Namespace {
         format!("{{{}}}:topology", self.0)
     }
 
+    /// hash: topic that is paused -> since when, Unix ms.
+    pub(super) fn paused(&self) -> String {
+        format!("{{{}}}:paused", self.0)
+    }
+
+    /// pub/sub channel: a topic was paused or resumed.
+    pub(super) fn pauses(&self) -> String {
+        format!("{{{}}}:pauses", self.0)
+    }
+
     /// zset: instance -> its last heartbeat, Unix ms.
     pub(super) fn members(&self) -> String {
         format!("{{{}}}:members", self.0)
@@ -93,6 +103,16 @@ impl ShardKeys {
     /// hash: topic -> bytes of the bodies in the packs of `due`, until the packs go.
     pub(super) fn bytes(&self) -> String {
         self.key("bytes")
+    }
+
+    /// zset: pack of a paused topic -> score, unique there.
+    pub(super) fn held(&self, topic: &str) -> String {
+        self.key(&format!("held:{topic}"))
+    }
+
+    /// hash: topic -> packs held.
+    pub(super) fn holds(&self) -> String {
+        self.key("holds")
     }
 
     /// hash: id -> dead letter.

@@ -85,7 +85,8 @@ pub(super) async fn find(core: &Core, id: &MessageId) -> Result<Option<Found>, E
     let mut expected = Vec::new();
     for _ in 0..LOOKS_MAX {
         let place = at.map(|(place, ..)| place);
-        let look = look(core, &mut link.connection, shard, &text, place).await;
+        let held = Entry::held_topic(&expected);
+        let look = look(core, &mut link.connection, shard, &text, place, held).await;
         let look = look.map_err(|error| asked(core, &link, error))?;
         let entry_read = look.entry;
         if entry_read == expected {
@@ -94,7 +95,15 @@ pub(super) async fn find(core: &Core, id: &MessageId) -> Result<Option<Found>, E
             };
             let dead = entry_read.first() == Some(&b'D');
             let cancelled = look.marked || entry_read.first() == Some(&b'C');
-            let standing = stand(due, look.horizons, maybe, cancelled, dead);
+            let mut standing = stand(due, look.horizons, maybe, cancelled, dead);
+            if entry_read.first() == Some(&b'H') {
+                // Neither H nor marks say anything of what is held.
+                standing = if maybe {
+                    Standing::InFlight
+                } else {
+                    Standing::Scheduled
+                };
+            }
             let (records, record) = record_at(place, look.packs)?;
             return Ok(Some(Found {
                 shard,
@@ -111,11 +120,11 @@ pub(super) async fn find(core: &Core, id: &MessageId) -> Result<Option<Found>, E
         let entry = Entry::parse(&entry_read).ok_or_else(|| Error::new(ErrorKind::Corrupt))?;
         at = Some((entry.place, entry.due, entry.maybe, entry.digest));
         expected = entry_read;
-        if entry.kind != Kind::Stored {
+        if matches!(entry.kind, Kind::Dead | Kind::Cancelled) {
             // Its place says nothing any more; one more look would only read what is gone.
             let standing = match entry.kind {
                 Kind::Dead => Standing::Dead,
-                Kind::Stored | Kind::Cancelled => Standing::Cancelled,
+                Kind::Stored | Kind::Held | Kind::Cancelled => Standing::Cancelled,
             };
             return Ok(Some(Found {
                 shard,
@@ -179,6 +188,7 @@ async fn look(
     shard: ShardId,
     id: &str,
     place: Option<Place>,
+    held: Option<&str>,
 ) -> Result<Look, RedisError> {
     let keys = core.keys.shard(shard);
     let mut reads = Reads::default();
@@ -197,7 +207,11 @@ async fn look(
     };
     let score = place.score.0.to_string();
     let score = score.as_bytes();
-    reads.add("ZRANGEBYSCORE", keys.due(), [score, score]);
+    reads.add(
+        "ZRANGEBYSCORE",
+        held.map_or_else(|| keys.due(), |topic| keys.held(topic)),
+        [score, score],
+    );
     reads.add("ZSCORE", keys.cancelled(), [&mark_of(place)[..]]);
     let (entry, horizons, packs, mark): LookReply = reads.query(connection).await?;
     Ok(Look {

@@ -10,6 +10,7 @@ mod core;
 mod dead;
 mod entry;
 mod examine;
+mod holding;
 mod keys;
 mod listing;
 mod lookup;
@@ -35,7 +36,7 @@ pub use pack::{BadPack, Pack, Record};
 pub use redis::RedisStore;
 pub use settings::Config;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use bytes::Bytes;
@@ -265,6 +266,13 @@ pub trait ScheduleStore: Send + Sync + fmt::Debug + 'static {
 
     /// What is pending now.
     fn pending(&self) -> BoxFuture<'_, Result<Pending, Error>>;
+
+    /// Pauses a topic, or resumes it: while it is paused, what is due of it is held. `false`: it was so
+    /// already.
+    fn set_paused(&self, topic: TopicName, paused: bool) -> BoxFuture<'_, Result<bool, Error>>;
+
+    /// The topics that are paused.
+    fn paused(&self) -> BoxFuture<'_, Result<BTreeSet<TopicName>, Error>>;
 
     /// Whether Redis answers.
     fn ping(&self) -> BoxFuture<'_, Result<(), Error>>;

@@ -1,5 +1,5 @@
-//! Takes messages out of the way under the owner's claim: to a later time, or to the dead letters
-//! (R8). Knows nothing of why nsqd does not take them.
+//! Takes messages out of the way under the owner's claim: to a later time, to the dead letters, or to what
+//! is held of a paused topic (R8). Knows nothing of why nsqd does not take them.
 
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
@@ -76,6 +76,11 @@ async fn park_once(
         ParkTo::DeadLetters(_) => ParkPlace::DeadLetters {
             max: core.config.dead_letters_max,
         },
+        ParkTo::Held(topic) => ParkPlace::Held {
+            score: pack.score,
+            value: &pack.value,
+            topic: topic.as_str(),
+        },
     };
     let sent = core.clock.monotonic();
     let result = script::park(&mut link.connection, &keys, token, &place, &parked).await;
@@ -120,6 +125,12 @@ fn new_home(
     let due = match to {
         ParkTo::Later(due) => *due,
         ParkTo::DeadLetters(_) => UnixMs(0),
+        // Each keeps its own.
+        ParkTo::Held(_) => messages
+            .iter()
+            .map(|m| m.record.due)
+            .min()
+            .unwrap_or_default(),
     };
     let mut scores = core.scores(shard);
     let big = messages
@@ -130,24 +141,22 @@ fn new_home(
     let mut entries = Vec::with_capacity(messages.len());
     for ((position, message), digest) in (0_u16..).zip(messages).zip(digests) {
         let id = Some(Bytes::from(id_text(core, shard, message)));
+        let place = Place {
+            score,
+            nonce,
+            position,
+        };
+        let (kind, place, due) = match to {
+            ParkTo::Later(_) => (Kind::Stored, place, due),
+            ParkTo::DeadLetters(_) => (Kind::Dead, message.from, message.record.due),
+            ParkTo::Held(_) => (Kind::Held, place, message.record.due),
+        };
         records.push(Record {
             position,
-            due,
+            due: if kind == Kind::Dead { UnixMs(0) } else { due },
             id,
             ..message.record.clone()
         });
-        let (kind, place, due) = match to {
-            ParkTo::Later(_) => (
-                Kind::Stored,
-                Place {
-                    score,
-                    nonce,
-                    position,
-                },
-                due,
-            ),
-            ParkTo::DeadLetters(_) => (Kind::Dead, message.from, message.record.due),
-        };
         let maybe = message.record.maybe;
         entries.push(Entry {
             kind,
@@ -182,7 +191,7 @@ fn parked_message(
 ) -> ParkedMessage {
     let id = id_text(core, shard, message);
     let dead_letter = match to {
-        ParkTo::Later(_) => Vec::new(),
+        ParkTo::Later(_) | ParkTo::Held(_) => Vec::new(),
         ParkTo::DeadLetters(reason) => {
             dead::encode(reason, message.from.score, &message.record, &id)
         }
@@ -190,7 +199,10 @@ fn parked_message(
     ParkedMessage {
         from: message.from,
         from_due: message.record.due,
-        entry: entry.to_text(),
+        entry: match to {
+            ParkTo::Held(topic) => entry.held_text(topic.as_str()),
+            ParkTo::Later(_) | ParkTo::DeadLetters(_) => entry.to_text(),
+        },
         to_due: entry.due,
         topic: message.record.topic.as_str().to_owned(),
         body_len: message.record.body.len(),

@@ -1,5 +1,6 @@
 //! The store on one Redis: starts the connections, and answers the doors with them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
@@ -12,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::id::{BadId, MessageId};
-use crate::message::{Due, Message, UnixMs};
+use crate::message::{Due, Message, TopicName, UnixMs};
 use crate::monotonic::boottime;
 use crate::store::checks::{self, StartError};
 use crate::store::clock::Clock;
 use crate::store::connect::{Link, Server};
 use crate::store::core::Core;
 use crate::store::dead;
+use crate::store::holding;
 use crate::store::keys::Namespace;
 use crate::store::listing;
 use crate::store::lookup;
@@ -182,6 +184,14 @@ impl ScheduleStore for RedisStore {
 
     fn pending(&self) -> BoxFuture<'_, Result<Pending, Error>> {
         Box::pin(listing::pending(&self.core))
+    }
+
+    fn set_paused(&self, topic: TopicName, paused: bool) -> BoxFuture<'_, Result<bool, Error>> {
+        Box::pin(async move { holding::set_paused(&self.core, &topic, paused).await })
+    }
+
+    fn paused(&self) -> BoxFuture<'_, Result<BTreeSet<TopicName>, Error>> {
+        Box::pin(holding::paused(&self.core))
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), Error>> {

@@ -78,6 +78,8 @@ impl Wakes {
         let (mut sink, mut messages) = self.client.get_async_pubsub().await?.split();
         let mut wanted = self.shards.subscribe();
         let mut have: HashSet<ShardId> = HashSet::new();
+        sink.subscribe(self.keys.pauses()).await?;
+        self.send(Wake::Pauses);
         info!("subscribed to wakes");
         loop {
             let want = wanted.borrow_and_update().clone();
@@ -110,6 +112,9 @@ impl Wakes {
     }
 
     fn hear(&self, message: &Msg) {
+        if message.get_channel_name() == self.keys.pauses() {
+            return self.send(Wake::Pauses);
+        }
         let due = message.get_payload::<u64>().ok();
         if let (Some(shard), Some(due)) = (shard_of(message.get_channel_name()), due) {
             self.send(Wake::Earlier(shard, UnixMs(due)));

@@ -342,12 +342,14 @@ fn existing(message: &Message, id: MessageId, entry: &[u8]) -> Result<Receipt, E
     let entry = Entry::parse(entry).ok_or_else(|| Error::new(ErrorKind::Corrupt))?;
     match entry.kind {
         Kind::Cancelled => Err(Error::new(ErrorKind::Cancelled)),
-        Kind::Stored | Kind::Dead if entry.digest == digest_of(message) => Ok(Receipt {
-            id,
-            due: entry.due,
-            created: false,
-        }),
-        Kind::Stored | Kind::Dead => Err(Error::new(ErrorKind::Conflict)),
+        Kind::Stored | Kind::Held | Kind::Dead if entry.digest == digest_of(message) => {
+            Ok(Receipt {
+                id,
+                due: entry.due,
+                created: false,
+            })
+        }
+        Kind::Stored | Kind::Held | Kind::Dead => Err(Error::new(ErrorKind::Conflict)),
     }
 }
 

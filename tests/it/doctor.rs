@@ -6,8 +6,10 @@ use serde_json::Value;
 
 use crate::support::app::App;
 use crate::support::free_port;
-use crate::support::nsqd::Nsqd;
+use crate::support::http;
+use crate::support::nsqd::{Nsqd, Nsqlookupd};
 use crate::support::redis::Redis;
+use crate::support::wait;
 
 fn doctor(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_nsqdelayd"))
@@ -156,6 +158,30 @@ fn it_says_what_is_not_there() {
 }
 
 #[test]
+fn it_looks_at_the_nsqds_that_an_nsqlookupd_names() {
+    let (redis, lookupd) = (Redis::start(), Nsqlookupd::start());
+    let arguments = [
+        "--redis",
+        &redis.url(),
+        "--nsqd-tcp-address",
+        "",
+        "--lookupd-http-address",
+        &lookupd.http,
+    ];
+    let remedy = "--lookupd-tcp-address";
+    Findings::of(&arguments).check("nsqlookupd", "nodes", "warning", remedy);
+    let flag = format!("--lookupd-tcp-address={}", lookupd.tcp);
+    let nsqd = Nsqd::start_with(&[&flag]);
+    wait::until("nsqd to be registered", || {
+        let nodes = http::get(&lookupd.http, "/nodes").json();
+        !nodes["producers"].as_array().unwrap().is_empty()
+    });
+    let findings = Findings::of(&arguments);
+    findings.check("nsqlookupd", "nodes", "ok", "");
+    findings.check(&format!("nsqd {}", nsqd.tcp), "version", "ok", "");
+}
+
+#[test]
 fn it_knows_an_nsqdelayd_that_was_named_as_nsqd() {
     let (redis, nsqd) = (Redis::start(), Nsqd::start());
     let app = App::start(&redis, &nsqd);
@@ -204,7 +230,7 @@ fn of_a_stock_nsqd_it_reports_how_many_delayed_messages_came_early() {
     findings.check("dpub", "overflow", "warning", "");
     findings.check("dpub", "restart", "remark", "");
     findings.check("dpub", "cancel", "remark", "");
-    crate::support::wait::until("the doctor's topics to be gone", || {
+    wait::until("the doctor's topics to be gone", || {
         nsqd.stats()["topics"].as_array().unwrap().is_empty()
     });
 }
@@ -227,9 +253,9 @@ fn without_nsqds_http_address_the_early_ones_are_counted_too() {
     let remedy = "/topic/delete?topic=nsqdelayd_doctor_";
     findings.check("dpub", "clean_up", "remark", remedy);
     let log = nsqd.child().log();
-    let (_, http) = log.split_once("HTTP: listening on ").unwrap();
-    let http = http.lines().next().unwrap();
-    let stats = crate::support::http::get(http, "/stats?format=json").json();
+    let (_, address) = log.split_once("HTTP: listening on ").unwrap();
+    let address = address.lines().next().unwrap();
+    let stats = http::get(address, "/stats?format=json").json();
     let topics = stats["topics"].as_array().unwrap();
     assert_eq!(topics.len(), 1, "{stats:#}");
     let depths = [&topics[0]["depth"], &topics[0]["channels"][0]["depth"]];

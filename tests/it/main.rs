@@ -9,6 +9,7 @@
 )]
 
 mod api_v1;
+mod backlog;
 mod bench;
 mod cancel_race;
 mod cli;
@@ -18,6 +19,7 @@ mod dev;
 mod docs;
 mod doctor;
 mod end_to_end;
+mod fairness;
 mod forward;
 mod inbox;
 mod interop;
@@ -27,6 +29,7 @@ mod nsqd_http;
 mod nsqd_tcp;
 mod outage;
 mod passthrough;
+mod pauses;
 mod proofs;
 mod scripts;
 mod selftest;

@@ -11,6 +11,9 @@ mod model;
 #[path = "model_calm.rs"]
 mod calm;
 
+#[path = "model_sights.rs"]
+mod sights;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +25,7 @@ use nsqdelayd::monotonic::boottime;
 use nsqdelayd::shard::ShardId;
 use nsqdelayd::store::{
     ClaimStore, ClaimToken, Config, Finished, Held, Pack, ParkTo, Parked, Query, Read, ReadMarks,
-    ReadPack, RedisStore, ScheduleStore, State, Stored, Turn, TurnReply,
+    ReadPack, RedisStore, ScheduleStore, Turn, TurnReply,
 };
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +35,7 @@ use crate::support::redis::Redis;
 use crate::support::{sized, unix_ms, unix_us};
 use calm::Calm;
 use model::{Link, ModelStore, Server, Settings};
+use sights::{far, line};
 
 const SHARDS: u16 = 3;
 const HOUR_MS: u64 = 3_600_000;
@@ -250,26 +254,6 @@ impl Side {
     }
 }
 
-fn far(due: UnixMs) -> Option<UnixMs> {
-    (due.0 > unix_ms() + HOUR_MS / 2).then_some(due)
-}
-
-fn line(stored: &Stored) -> String {
-    let due = if stored.state == State::Dead {
-        None
-    } else {
-        far(stored.due)
-    };
-    let Stored {
-        topic,
-        body,
-        state,
-        reason,
-        ..
-    } = stored;
-    format!("{body:?} {topic} {due:?} {state:?} {reason:?}")
-}
-
 /// Both sides, and what was given to them.
 struct Pair {
     real: Side,
@@ -451,10 +435,10 @@ impl Pair {
         let body = self.given[n].body.clone();
         let (wrong, maybe) = (self.rng.u8(..) < 20, self.rng.bool());
         let token = if wrong { "nobody" } else { self.token };
-        let to = if self.rng.bool() {
-            ParkTo::Later(self.far_due())
-        } else {
-            ParkTo::DeadLetters("E_BAD_TOPIC".to_owned())
+        let to = match self.rng.u8(0..3) {
+            0 => ParkTo::Later(self.far_due()),
+            1 => ParkTo::Held(self.given[n].topic.clone()),
+            _ => ParkTo::DeadLetters("E_BAD_TOPIC".to_owned()),
         };
         let real = self.real.park(token, &body, to.clone(), maybe).await;
         let model = self.model.park(token, &body, to.clone(), maybe).await;
@@ -484,6 +468,7 @@ impl Pair {
             25..28 => self.park().await,
             28..30 => self.requeue().await,
             30 => self.crash(),
+            31 if self.rng.bool() => self.resume().await,
             _ => {
                 for shard in self.real.store.topology().all() {
                     self.real.store.trim(shard).await.unwrap();

@@ -57,7 +57,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     (
         "doctor",
-        &["message", "nsq", "nsqd", "finding", "store", "config"],
+        &[
+            "message",
+            "nsq",
+            "nsqd",
+            "finding",
+            "http_client",
+            "store",
+            "config",
+        ],
     ),
     (
         "app",

@@ -22,6 +22,8 @@ const INSTANCES: usize = 3;
 const CLIENTS: usize = 4;
 /// How long clients and faults are at it, in virtual seconds.
 const ACTIVE_S: u64 = 20;
+/// A topic that is paused now and then.
+const PAUSED: &str = "sometimes";
 /// How long a step of the clock is held.
 const HOLD: Duration = Duration::from_secs(10);
 /// How long everything may take to arrive after the last fault: beyond a sweep.
@@ -62,6 +64,9 @@ fn dispatch_config(hold: Duration) -> Config {
         heartbeat: Duration::from_millis(1_500),
         read_ahead: Duration::from_millis(50),
         sweep: Duration::from_mins(1),
+        sending_bytes_max: 4_000,
+        forward_rate_max: 0,
+        expire_if_later_than: Duration::ZERO,
         clock_step_hold: hold,
         open_bytes_max: 4_000,
         unsettled_max: 12,
@@ -83,6 +88,8 @@ struct Run {
     server: Arc<Server>,
     instances: Vec<Instance>,
     links: u64,
+    /// The clock has run ahead for a while.
+    ran_ahead: bool,
     /// How long hand-out is held when the clock has stepped forward.
     hold: Duration,
     /// Ids by message number, of those that were taken.
@@ -99,6 +106,7 @@ impl Run {
             world,
             instances: Vec::new(),
             links: 0,
+            ran_ahead: false,
             hold,
             known: Arc::default(),
             next: Arc::default(),
@@ -154,8 +162,10 @@ impl Run {
     async fn fault(&mut self) {
         let world = Arc::clone(&self.world);
         let at = usize::try_from(world.below(INSTANCES as u64)).unwrap();
-        if world.transient.load(Ordering::Relaxed) && world.below(10) < 7 {
-            // An instance that started meanwhile could not know: none does.
+        if world.transient.load(Ordering::Relaxed) && !self.ran_ahead {
+            // An instance that started meanwhile could not know: none does. And once only: who sees
+            // nothing in between, being frozen, takes two for one that stays.
+            self.ran_ahead = true;
             let size = [3_600_000, 5_000][usize::try_from(world.below(2)).unwrap()];
             world.fault(format!("clock runs ahead by {size} ms for a while"));
             world.step_ms(size);
@@ -257,6 +267,7 @@ impl Run {
             self.world.step_ms(3_700_000);
         }
         self.world.heal_clock();
+        self.server.contents().paused.clear();
         let healed = clock();
         loop {
             sleep(Duration::from_millis(500)).await;
@@ -330,7 +341,8 @@ impl Client {
             match self.world.below(20) {
                 0..11 => self.send().await,
                 11..15 => self.cancel().await,
-                15..18 => self.shift().await,
+                15..17 => self.shift().await,
+                17 => self.pause().await,
                 _ => self.dead().await,
             }
         }
@@ -353,7 +365,11 @@ impl Client {
                 *next - 1
             };
             let delay_ms = world.below(span);
-            let topic = if world.below(25) == 0 { "bad" } else { "good" };
+            let topic = match world.below(25) {
+                0 => "bad",
+                1..7 => PAUSED,
+                _ => "good",
+            };
             let id = (count == 1 && world.below(3) == 0).then(|| format!("id-{number}"));
             messages.push(Message {
                 topic: TopicName::parse(topic.as_bytes()).unwrap(),
@@ -422,6 +438,14 @@ impl Client {
         let answer = self.store.reschedule(id.clone(), due).await.ok();
         self.world.record(What::Moved { message, answer });
         self.known.lock().unwrap().push((message, id));
+    }
+
+    /// Pauses a topic, or resumes it.
+    async fn pause(&self) {
+        let topic = TopicName::parse(PAUSED.as_bytes()).unwrap();
+        let paused = self.world.below(2) == 0;
+        let answer = self.store.set_paused(topic, paused).await;
+        drop(answer);
     }
 
     /// Gives a dead letter back, or drops it.

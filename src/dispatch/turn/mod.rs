@@ -13,12 +13,14 @@ use std::ops::Bound;
 
 use crate::id::{Place, Score};
 use crate::message::{TopicName, UnixMs};
-use crate::store::{ClaimToken, Finished, Held, Read, ReadMarks, ReadPack, Record, Turn};
+use crate::store::{ClaimToken, Finished, Held, Pack, Read, ReadMarks, ReadPack, Record, Turn};
 
 /// How far H may go beyond what has been read, in ms of due time: bounds the marks of one turn.
 const STEP_MS: u64 = 1_000;
 /// Packs of one read, at most.
 const PACKS_MAX: usize = 128;
+/// What a record takes beside its share of the pack's bytes while it is open, about.
+const RECORD_OVERHEAD: usize = 400;
 /// Bytes that one read aims at.
 const READ_BYTES: usize = 512 * 1024;
 /// What a pack is taken to weigh before the first is seen.
@@ -385,7 +387,7 @@ impl Memory {
         for pack in packs {
             match pack {
                 ReadPack::Pack(pack) => {
-                    bytes += pack.len;
+                    bytes += cost(&pack);
                     count += 1;
                     self.take_pack(pack);
                 }
@@ -407,14 +409,14 @@ impl Memory {
         }
     }
 
-    fn take_pack(&mut self, pack: crate::store::Pack) {
+    fn take_pack(&mut self, pack: Pack) {
         if self.packs.contains_key(&pack.score) {
             return;
         }
         let mut held = OpenPack {
             stored: pack.stored,
             open: 0,
-            bytes: pack.len,
+            bytes: cost(&pack),
             delivered: Vec::new(),
             body_bytes: Vec::new(),
         };
@@ -551,6 +553,11 @@ impl Memory {
             });
         }
     }
+}
+
+/// Bytes that a pack takes while it is open.
+fn cost(pack: &Pack) -> usize {
+    pack.len + pack.records.len() * RECORD_OVERHEAD
 }
 
 fn count_by_topic(counts: &mut Vec<(TopicName, u64)>, topic: &TopicName, more: u64) {

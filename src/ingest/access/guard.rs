@@ -1,6 +1,7 @@
 //! The store as one caller may see and change it. Every HTTP request goes to the store through this, so
 //! that no route can forget to ask.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
@@ -176,10 +177,33 @@ impl ScheduleStore for Guarded {
             pending
                 .by_topic
                 .retain(|topic, _| grants.may(Role::ReadMetadata, topic));
+            pending
+                .bytes_by_topic
+                .retain(|topic, _| grants.may(Role::ReadMetadata, topic));
             if !grants.may_everywhere(Role::ReadMetadata) {
                 pending.dead = 0;
             }
             Ok(pending)
+        }
+        .boxed()
+    }
+
+    fn set_paused(&self, topic: TopicName, paused: bool) -> BoxFuture<'_, Result<bool, Error>> {
+        async move {
+            if !may(Role::Admin, &topic) {
+                return Err(Error::new(ErrorKind::Forbidden));
+            }
+            self.store.set_paused(topic, paused).await
+        }
+        .boxed()
+    }
+
+    fn paused(&self) -> BoxFuture<'_, Result<BTreeSet<TopicName>, Error>> {
+        async move {
+            somewhere(Role::ReadMetadata)?;
+            let mut topics = self.store.paused().await?;
+            topics.retain(|topic| may(Role::ReadMetadata, topic));
+            Ok(topics)
         }
         .boxed()
     }

@@ -68,6 +68,10 @@ pub(super) enum Operation {
     DropDead,
     /// What is pending by topic.
     Topics,
+    /// Hold what is due of a topic.
+    Pause,
+    /// Let it go on.
+    Resume,
     /// What is pending at all.
     Stats,
     /// This API's description.
@@ -76,7 +80,7 @@ pub(super) enum Operation {
 
 impl Operation {
     /// All of them; routes and description are made from this list.
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Create,
         Self::List,
         Self::CreateBatch,
@@ -89,6 +93,8 @@ impl Operation {
         Self::Requeue,
         Self::DropDead,
         Self::Topics,
+        Self::Pause,
+        Self::Resume,
         Self::Stats,
         Self::OpenApi,
     ];
@@ -108,6 +114,8 @@ impl Operation {
             Self::Requeue => (Method::POST, "/v1/dead-letters/{id}/requeue"),
             Self::DropDead => (Method::DELETE, "/v1/dead-letters/{id}"),
             Self::Topics => (Method::GET, "/v1/topics"),
+            Self::Pause => (Method::POST, "/v1/topics/{topic}/pause"),
+            Self::Resume => (Method::POST, "/v1/topics/{topic}/resume"),
             Self::Stats => (Method::GET, "/v1/stats"),
             Self::OpenApi => (Method::GET, "/v1/openapi.json"),
         }
@@ -127,6 +135,8 @@ impl Operation {
             Self::Requeue => post(dead_letters::requeue),
             Self::DropDead => delete(dead_letters::drop_dead),
             Self::Topics => get(overview::topics),
+            Self::Pause => post(overview::pause),
+            Self::Resume => post(overview::resume),
             Self::Stats => get(overview::stats),
             Self::OpenApi => get(openapi::document),
         }
@@ -376,6 +386,15 @@ fn path_id(shared: &Shared, uri: &Uri) -> Result<MessageId, Problem> {
     let text = unescape(segment.as_bytes(), Plus::IsPlus)
         .ok_or_else(|| at_id(Problem::new(Code::InvalidId, "The path has a bad escape.")))?;
     id_of(shared, &text).map_err(at_id)
+}
+
+/// The `{topic}` of a path: its third segment.
+fn path_topic(uri: &Uri) -> Result<TopicName, Problem> {
+    let segment = uri.path().split('/').nth(3).unwrap_or_default();
+    let name = unescape(segment.as_bytes(), Plus::IsPlus)
+        .ok_or_else(|| Problem::new(Code::InvalidTopic, "The path has a bad escape."));
+    let topic = name.and_then(|name| topic(&name));
+    topic.map_err(|problem| problem.at(crate::ingest::problem::At::Param("topic".to_owned())))
 }
 
 fn not_found() -> Problem {

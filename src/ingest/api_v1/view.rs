@@ -218,6 +218,15 @@ pub(super) struct Topics {
 pub(super) struct TopicCount {
     pub(super) topic: String,
     pub(super) pending: u64,
+    /// Whether what is due of it is held.
+    pub(super) paused: bool,
+}
+
+/// A topic that was paused or resumed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct TopicState {
+    pub(super) topic: String,
+    pub(super) paused: bool,
 }
 
 /// What is pending at all.
@@ -257,6 +266,7 @@ pub(in crate::ingest) fn schemas() -> Vec<(String, RefOr<Schema>)> {
         CancelResult,
         Topics,
         TopicCount,
+        TopicState,
         Stats,
         ProblemDetails,
     );

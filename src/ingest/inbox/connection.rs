@@ -156,7 +156,7 @@ impl Source {
     fn count(&self, fate: &Fate) {
         let code = match fate {
             Fate::Stored => return,
-            Fate::Later(code) => *code,
+            Fate::Later(code) | Fate::Pause(code) => *code,
             Fate::Invalid(problem) => problem.code,
         };
         let label = RefusedLabel {
@@ -307,15 +307,20 @@ impl Session<'_> {
                 encode_fin(delivery.id, &mut self.writer.output);
                 self.pace.succeeded();
             }
-            Fate::Later(code) => {
-                let again_ms = again_ms(delivery.attempts, fastrand::f64());
-                encode_req(delivery.id, again_ms, &mut self.writer.output);
+            Fate::Later(code) => self.ask_again(delivery, code),
+            Fate::Pause(code) => {
+                self.ask_again(delivery, code);
                 self.pace.failed(Instant::now());
-                debug!(id = %delivery.id, code = code.as_str(), "inbox: asked for it again");
             }
             Fate::Invalid(problem) => self.put_beside(delivery, &problem),
         }
         self.set_ready();
+    }
+
+    fn ask_again(&mut self, delivery: &Delivery, code: Code) {
+        let again_ms = again_ms(delivery.attempts, fastrand::f64());
+        encode_req(delivery.id, again_ms, &mut self.writer.output);
+        debug!(id = %delivery.id, code = code.as_str(), "inbox: asked for it again");
     }
 
     /// Publishes what is not valid to the topic beside; FIN follows nsqd's OK.

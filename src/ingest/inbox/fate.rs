@@ -20,8 +20,10 @@ const DOUBLINGS_MAX: u16 = 10;
 pub(super) enum Fate {
     /// The store has it: FIN.
     Stored,
-    /// It can be taken later: REQ.
+    /// It can be taken later, and others now: REQ.
     Later(Code),
+    /// Nothing can be taken now: REQ, and a pause.
+    Pause(Code),
     /// It can never be taken: to the topic beside, then FIN.
     Invalid(Problem),
 }
@@ -37,10 +39,11 @@ impl Fate {
 
     /// Of a refusal. What is wrong here, and not with the message, passes.
     pub(super) fn refused(problem: Problem) -> Self {
-        if problem.code.status() >= StatusCode::INTERNAL_SERVER_ERROR {
-            Self::Later(problem.code)
-        } else {
-            Self::Invalid(problem)
+        match problem.code.status() {
+            // Only its topic is full.
+            StatusCode::TOO_MANY_REQUESTS => Self::Later(problem.code),
+            status if status >= StatusCode::INTERNAL_SERVER_ERROR => Self::Pause(problem.code),
+            _ => Self::Invalid(problem),
         }
     }
 }
@@ -162,8 +165,9 @@ mod tests {
             Code::Overloaded,
             Code::Internal,
         ] {
-            assert_eq!(fate(code), Fate::Later(code));
+            assert_eq!(fate(code), Fate::Pause(code));
         }
+        assert_eq!(fate(Code::TopicFull), Fate::Later(Code::TopicFull));
         for code in [
             Code::InvalidJson,
             Code::InvalidTopic,

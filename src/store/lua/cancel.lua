@@ -7,7 +7,7 @@
 --   position, due_ms, mark
 -- returns one of "cancelled" | "in_flight" | "gone" | "dead" for each message
 -- An entry is "S score nonce position due maybe digest mark-in-hex": stored there; or "C ...": cancelled; or
--- "D ...": a dead letter. R1 the bytes of an opened pack stay; R7 the index is asked first; R8 maybe.
+-- "D ...": a dead letter; or "H ... topic": held there while its topic is paused. R1 the bytes of an opened pack stay; R7 the index is asked first; R8 maybe.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local horizon = redis.call('HMGET', KEYS[2], 'handed', 'settled', 'opened')
@@ -57,12 +57,31 @@ local function topic_of(score, nonce, position)
   end
 end
 
+-- The entry says that the message is gone, and ages from now on.
+local function bury(id, entry)
+  redis.call('HSET', KEYS[3], id, 'C' .. string.sub(entry, 2))
+  redis.call('ZREM', KEYS[5], id)
+  redis.call('ZADD', KEYS[6], now + ARGV[1], id)
+end
+
+local function uncount(topic)
+  if redis.call('HINCRBY', KEYS[7], topic, -1) <= 0 then redis.call('HDEL', KEYS[7], topic) end
+end
+
 local function cancel(id, score, nonce, position, due, mark)
   local entry, maybe = redis.call('HGET', KEYS[3], id), false
   if entry then
     local kind = string.sub(entry, 1, 1)
     if kind == 'C' then return 'cancelled' end
     if kind == 'D' then return 'dead' end
+    if kind == 'H' then
+      local held_maybe, topic = string.match(entry, '^H %d+ %d+ %d+ %d+ (%d) %x+ %x+ (%S+)$')
+      if held_maybe == '1' then return 'in_flight' end
+      -- Its bytes go when the topic is resumed.
+      uncount(topic)
+      bury(id, entry)
+      return 'cancelled'
+    end
     local s, n, p, d, m, _, hex = string.match(entry, '^S (%d+) (%d+) (%d+) (%d+) (%d) (%x+) (%x+)$')
     score, nonce, position, due, maybe = s, n, p, d, m == '1'
     mark = string.gsub(hex, '%x%x', function(pair) return string.char(tonumber(pair, 16)) end)
@@ -79,16 +98,12 @@ local function cancel(id, score, nonce, position, due, mark)
   -- Only after a failover: the id is ours, and what it names was lost.
   if not topic then return 'gone' end
   redis.call('ZADD', KEYS[4], due, mark)
-  if redis.call('HINCRBY', KEYS[7], topic, -1) <= 0 then redis.call('HDEL', KEYS[7], topic) end
+  uncount(topic)
   if count == 1 and math.floor(tonumber(score) / 2048) > opened then
     redis.call('ZREMRANGEBYSCORE', KEYS[1], score, score)
     if redis.call('HINCRBY', KEYS[8], topic, -len) <= 0 then redis.call('HDEL', KEYS[8], topic) end
   end
-  if entry then
-    redis.call('HSET', KEYS[3], id, 'C' .. string.sub(entry, 2))
-    redis.call('ZREM', KEYS[5], id)
-    redis.call('ZADD', KEYS[6], now + ARGV[1], id)
-  end
+  if entry then bury(id, entry) end
   return 'cancelled'
 end
 

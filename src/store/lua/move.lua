@@ -24,20 +24,24 @@ if entry == ARGV[11] then return {'ok', now_us} end
 if entry ~= ARGV[3] then return {'changed', now_us} end
 if horizon[4] then return {'closed', now_us} end
 local old_due, new_due = tonumber(ARGV[5]), tonumber(ARGV[9])
-if old_due <= settled then return {'gone', now_us} end
-if redis.call('ZSCORE', KEYS[4], ARGV[6]) then return {'cancelled', now_us} end
-if old_due <= handed then return {'in_flight', now_us} end
+-- What is held has no mark and was not handed out from there: its entry alone says where it is.
+local held = string.sub(entry, 1, 1) == 'H'
+if not held then
+  if old_due <= settled then return {'gone', now_us} end
+  if redis.call('ZSCORE', KEYS[4], ARGV[6]) then return {'cancelled', now_us} end
+  if old_due <= handed then return {'in_flight', now_us} end
+end
 if new_due <= handed then return {'late', now_us, limit} end
 if redis.call('ZCOUNT', KEYS[1], ARGV[8], ARGV[8]) > 0 then return {'taken', now_us, limit} end
 
-redis.call('ZADD', KEYS[4], old_due, ARGV[6])
+if not held then redis.call('ZADD', KEYS[4], old_due, ARGV[6]) end
 redis.call('ZADD', KEYS[1], ARGV[8], ARGV[10])
 redis.call('HINCRBY', KEYS[6], ARGV[12], ARGV[13])
 redis.call('HSET', KEYS[3], ARGV[2], ARGV[11])
 -- The entry may only age when S has passed every place that it was at: until then their marks depend
 -- on it. GT, because an earlier move may have come from a later place.
 redis.call('ZADD', KEYS[5], 'GT', math.max(old_due, new_due), ARGV[2])
-if ARGV[7] == '1' and math.floor(tonumber(ARGV[4]) / 2048) > opened then
+if not held and ARGV[7] == '1' and math.floor(tonumber(ARGV[4]) / 2048) > opened then
   redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[4], ARGV[4])
   redis.call('HINCRBY', KEYS[6], ARGV[12], -ARGV[13])
 end

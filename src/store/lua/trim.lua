@@ -15,8 +15,8 @@ redis.call('ZREM', KEYS[3], '')
 local passed = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', settled, 'LIMIT', 0, ARGV[2])
 for _, id in ipairs(passed) do
   redis.call('ZREM', KEYS[3], id)
-  -- A dead letter's entry stays as long as the dead letter.
-  if string.sub(redis.call('HGET', KEYS[2], id) or 'D', 1, 1) ~= 'D' then
+  -- The entry of a dead letter, or of a message that is held, stays as long as that does.
+  if not string.find(redis.call('HGET', KEYS[2], id) or 'D', '^[DH]') then
     redis.call('ZADD', KEYS[4], now + ARGV[1], id)
   end
 end

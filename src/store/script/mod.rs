@@ -5,13 +5,17 @@ mod cancel;
 mod insert;
 mod place;
 mod reads;
+mod resume;
 mod turn;
 mod upkeep;
 
 pub(super) use cancel::{CancelReply, Named, cancel};
 pub(super) use insert::{InsertReply, NewPack, Verdict, insert};
-pub(super) use place::{Move, ParkPlace, ParkedMessage, PlaceReply, Requeue, park, requeue, shift};
+pub(super) use place::{
+    Move, ParkPlace, ParkedMessage, PlaceReply, Requeue, park, place_reply, requeue, shift,
+};
 pub(super) use reads::Reads;
+pub(super) use resume::{Resume, resume};
 pub(super) use turn::{marks, packs, turn};
 pub(super) use upkeep::{members, trim};
 
@@ -36,6 +40,7 @@ static MOVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lu
 static PARK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/park.lua")));
 static REQUEUE: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../lua/requeue.lua")));
+static RESUME: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/resume.lua")));
 static TRIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/trim.lua")));
 static READS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/reads.lua")));
 static MEMBERS: LazyLock<Script> =
@@ -56,6 +61,7 @@ impl Scripts {
             &MOVE,
             &PARK,
             &REQUEUE,
+            &RESUME,
             &TRIM,
             &READS,
             &MEMBERS,

@@ -1,4 +1,4 @@
-//! Gives messages another place: moves (`lua/move.lua`), parks (`lua/park.lua`), requeues and drops dead
+//! Gives messages another place: moves (`lua/move.lua`), parks and holds (`lua/park.lua`), requeues and drops dead
 //! letters (`lua/requeue.lua`). They share the shape of their replies.
 
 use std::time::Duration;
@@ -91,8 +91,19 @@ pub(in crate::store) struct ParkedMessage {
 /// Where a park puts its messages.
 #[derive(Debug)]
 pub(in crate::store) enum ParkPlace<'a> {
-    Pack { score: Score, value: &'a [u8] },
-    DeadLetters { max: u64 },
+    Pack {
+        score: Score,
+        value: &'a [u8],
+    },
+    DeadLetters {
+        max: u64,
+    },
+    /// Among what is held of a topic.
+    Held {
+        score: Score,
+        value: &'a [u8],
+        topic: &'a str,
+    },
 }
 
 /// `lua/park.lua`.
@@ -103,8 +114,12 @@ pub(in crate::store) async fn park(
     place: &ParkPlace<'_>,
     messages: &[ParkedMessage],
 ) -> Result<(u64, PlaceReply), RedisError> {
+    let home = match place {
+        ParkPlace::Held { topic, .. } => keys.held(topic),
+        ParkPlace::Pack { .. } | ParkPlace::DeadLetters { .. } => keys.due(),
+    };
     let names = [
-        keys.due(),
+        home,
         keys.claim(),
         keys.horizon(),
         keys.ids(),
@@ -113,11 +128,13 @@ pub(in crate::store) async fn park(
         keys.pending(),
         keys.dead(),
         keys.bytes(),
+        keys.holds(),
     ];
     let mut cmd = evalsha(&PARK, &names);
     cmd.arg(keys.wake()).arg(&token.0);
     match place {
         ParkPlace::Pack { score, value } => cmd.arg(score.0).arg(score.due().0).arg(*value),
+        ParkPlace::Held { score, value, .. } => cmd.arg(score.0).arg("held").arg(*value),
         ParkPlace::DeadLetters { max } => cmd.arg("").arg(*max).arg(""),
     };
     for message in messages {
@@ -179,7 +196,10 @@ pub(in crate::store) async fn requeue(
     place_reply("requeue", run(connection, &cmd).await?)
 }
 
-fn place_reply(what: &'static str, value: Value) -> Result<(u64, PlaceReply), RedisError> {
+pub(in crate::store) fn place_reply(
+    what: &'static str,
+    value: Value,
+) -> Result<(u64, PlaceReply), RedisError> {
     let mut parts = Parts::of(what, value)?;
     let word = parts.word()?;
     let now_us = parts.number()?;

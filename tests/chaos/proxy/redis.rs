@@ -2,8 +2,10 @@
 //! says, and stores nothing. So the reply is there before the write, which never comes.
 
 use std::io::Error;
+use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
 
+use redis::Script;
 use tokio::io::{
     AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader,
 };
@@ -16,8 +18,12 @@ const PLANT_EACH: usize = 10;
 /// What answers in its place.
 const SAYS_OK: &str = "local t = redis.call('TIME') \
     return {'ok', string.format('%.0f', t[1] * 1000000 + t[2])}";
-/// Words of a request that are looked at: EVALSHA, the script, the number of keys, five keys.
-const HEAD_WORDS: usize = 8;
+/// Words of a request that are looked at: EVALSHA, the script.
+const HEAD_WORDS: usize = 2;
+
+/// The production script, of which only the hash is used.
+static INSERT: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("../../../src/store/lua/insert.lua")));
 
 /// Carries one connection.
 pub(super) async fn pump(shared: &Shared, client: &mut TcpStream, server: &mut TcpStream) -> Ended {
@@ -46,8 +52,7 @@ pub(super) async fn pump(shared: &Shared, client: &mut TcpStream, server: &mut T
     }
 }
 
-/// One request as it came, and whether it is an insert: a script with five keys of which the last one counts
-/// what is pending.
+/// One request as it came, and whether it runs the script of inserts.
 async fn read_request(from: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<(Vec<u8>, bool)> {
     let mut bytes = Vec::new();
     let words = read_number(from, &mut bytes).await?;
@@ -62,8 +67,9 @@ async fn read_request(from: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result
         }
     }
     let insert = head.first().is_some_and(|verb| verb == b"EVALSHA")
-        && head.get(2).is_some_and(|keys| keys == b"5")
-        && head.last().is_some_and(|key| key.ends_with(b":pending"));
+        && head
+            .get(1)
+            .is_some_and(|script| script == INSERT.get_hash().as_bytes());
     Ok((bytes, insert))
 }
 

@@ -296,5 +296,8 @@ async fn dead_letters_are_listed_given_back_and_dropped() {
         );
     }
     let topics = door.bare("GET", "/v1/topics").await.json();
-    assert_eq!(topics, json!({"topics": [{"topic": "t", "pending": 1}]}));
+    assert_eq!(
+        topics,
+        json!({"topics": [{"topic": "t", "pending": 1, "paused": false}]})
+    );
 }

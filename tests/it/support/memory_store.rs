@@ -1,12 +1,12 @@
 //! A store in memory, for tests of the doors: it keeps what it is given, delivers nothing, and fails
 //! or stalls when told to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard};
 
 use futures_util::future::{BoxFuture, FutureExt as _};
 use nsqdelayd::id::{BadId, IdKey, MessageId, MintedId, Place, Score};
-use nsqdelayd::message::{Due, Message, UnixMs};
+use nsqdelayd::message::{Due, Message, TopicName, UnixMs};
 use nsqdelayd::shard::{Generation, ShardId};
 use nsqdelayd::store::{
     Cancel, Error, ErrorKind, Page, Pending, Query, Receipt, Reschedule, ScheduleStore, State,
@@ -40,6 +40,7 @@ struct Kept {
     states: HashMap<MessageId, Cancel>,
     /// Why, of each dead letter among `messages`.
     reasons: HashMap<MessageId, String>,
+    paused: BTreeSet<TopicName>,
     /// Minted so far.
     minted: u32,
     /// Calls of `schedule` that have begun.
@@ -331,6 +332,27 @@ impl ScheduleStore for MemoryStore {
                 }
             }
             Ok(pending)
+        }
+        .boxed()
+    }
+
+    fn set_paused(&self, topic: TopicName, paused: bool) -> BoxFuture<'_, Result<bool, Error>> {
+        async move {
+            self.mood().await?;
+            let mut kept = self.kept();
+            Ok(if paused {
+                kept.paused.insert(topic)
+            } else {
+                kept.paused.remove(&topic)
+            })
+        }
+        .boxed()
+    }
+
+    fn paused(&self) -> BoxFuture<'_, Result<BTreeSet<TopicName>, Error>> {
+        async move {
+            self.mood().await?;
+            Ok(self.kept().paused.clone())
         }
         .boxed()
     }

@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use nsqdelayd::id::{MessageId, MintedId, Place};
-use nsqdelayd::message::UnixMs;
+use nsqdelayd::message::{TopicName, UnixMs};
 use nsqdelayd::shard::{InstanceId, ShardId, Topology};
 use nsqdelayd::store::{
     ClaimStore, ClaimToken, Error, ErrorKind, Members, NowBounds, Pack, ParkReply, ParkTo, Parked,
@@ -68,11 +68,15 @@ impl ModelStore {
         let digests = digests.await?;
         let (pack, parked) = self.new_home(messages, &ids, &digests, to);
         let token = token.clone();
+        let held = match to {
+            ParkTo::Held(topic) => Some(topic.clone()),
+            ParkTo::Later(_) | ParkTo::DeadLetters(_) => None,
+        };
         let dead_max = self.server.settings.dead_letters_max;
         self.check_session(session)?;
         let reply = self.link.send(&self.server, Request::Park, move |server| {
             server.run(shard, |keys, now| {
-                keys.park(now, &token, pack.as_ref(), dead_max, &parked)
+                keys.park(now, &token, pack.as_ref(), held.as_ref(), dead_max, &parked)
             })
         });
         reply.await
@@ -88,6 +92,10 @@ impl ModelStore {
         let home = match to {
             ParkTo::Later(due) => Some((*due, self.next_place(*due))),
             ParkTo::DeadLetters(_) => None,
+            ParkTo::Held(_) => {
+                let first = messages.iter().map(|m| m.record.due).min().unwrap();
+                Some((first, self.next_place(first)))
+            }
         };
         let (mut records, mut parked) = (Vec::new(), Vec::new());
         for (position, message) in (0_u16..).zip(messages) {
@@ -97,11 +105,15 @@ impl ModelStore {
                 ..message.record.clone()
             };
             let (kind, place, due) = match home {
+                Some((_, first)) if matches!(to, ParkTo::Held(_)) => {
+                    let place = Place { position, ..first };
+                    (Kind::Held, place, message.record.due)
+                }
                 Some((due, first)) => (Kind::Stored, Place { position, ..first }, due),
                 None => (Kind::Dead, message.from, message.record.due),
             };
             let dead_letter = match to {
-                ParkTo::Later(_) => None,
+                ParkTo::Later(_) | ParkTo::Held(_) => None,
                 ParkTo::DeadLetters(reason) => Some(DeadLetter {
                     reason: reason.clone(),
                     record: record.clone(),
@@ -209,6 +221,18 @@ impl ClaimStore for ModelStore {
             });
             more.await
         })
+    }
+
+    fn paused(&self) -> BoxFuture<'_, Result<BTreeSet<TopicName>, Error>> {
+        Box::pin(self.paused_topics())
+    }
+
+    fn resume_held(
+        &self,
+        shard: ShardId,
+        paused: BTreeSet<TopicName>,
+    ) -> BoxFuture<'_, Result<bool, Error>> {
+        Box::pin(self.resume_some(shard, paused))
     }
 
     fn beat(&self, me: InstanceId, leave: bool) -> BoxFuture<'_, Result<Members, Error>> {

@@ -1,5 +1,6 @@
 //! What the doors ask, answered by the model.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -50,12 +51,17 @@ fn find(keys: &Shard, id: &str, minted: Option<(Place, UnixMs)>) -> Option<Found
     let standing = match kind {
         Kind::Dead => Standing::Dead,
         Kind::Cancelled => Standing::Cancelled,
+        Kind::Held if maybe => Standing::InFlight,
+        Kind::Held => Standing::Scheduled,
         Kind::Stored if due <= keys.settled => Standing::Gone,
         Kind::Stored if keys.cancelled.contains_key(&place) => Standing::Cancelled,
         Kind::Stored if due <= keys.handed || maybe => Standing::InFlight,
         Kind::Stored => Standing::Scheduled,
     };
-    let (records, record) = keys.record_at(place);
+    let (records, record) = match kind {
+        Kind::Held => (1, keys.held_at(place)),
+        _ => keys.record_at(place),
+    };
     let (record, dead) = (record.cloned(), keys.dead.get(id).cloned());
     Some(Found {
         entry,
@@ -71,12 +77,14 @@ fn find(keys: &Shard, id: &str, minted: Option<(Place, UnixMs)>) -> Option<Found
 fn existing(message: &Message, id: MessageId, entry: Entry) -> Result<Receipt, Error> {
     match entry.kind {
         Kind::Cancelled => Err(Error::new(ErrorKind::Cancelled)),
-        Kind::Stored | Kind::Dead if entry.digest == digest_of(message) => Ok(Receipt {
-            id,
-            due: entry.due,
-            created: false,
-        }),
-        Kind::Stored | Kind::Dead => Err(Error::new(ErrorKind::Conflict)),
+        Kind::Stored | Kind::Held | Kind::Dead if entry.digest == digest_of(message) => {
+            Ok(Receipt {
+                id,
+                due: entry.due,
+                created: false,
+            })
+        }
+        Kind::Stored | Kind::Held | Kind::Dead => Err(Error::new(ErrorKind::Conflict)),
     }
 }
 
@@ -432,6 +440,14 @@ impl ScheduleStore for ModelStore {
             }
             Ok(pending)
         })
+    }
+
+    fn set_paused(&self, topic: TopicName, paused: bool) -> BoxFuture<'_, Result<bool, Error>> {
+        Box::pin(self.pause_topic(topic, paused))
+    }
+
+    fn paused(&self) -> BoxFuture<'_, Result<BTreeSet<TopicName>, Error>> {
+        Box::pin(self.paused_topics())
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), Error>> {

@@ -3,6 +3,7 @@
 
 mod claims;
 mod doors;
+mod holding;
 pub(crate) mod link;
 mod packing;
 pub(crate) mod shard;
@@ -12,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nsqdelayd::id::IdKey;
-use nsqdelayd::message::UnixMs;
+use nsqdelayd::message::{TopicName, UnixMs};
 use nsqdelayd::shard::{Generation, InstanceId, ShardId, Topology};
 use nsqdelayd::store::Wake;
 use tokio::sync::mpsc;
@@ -72,6 +73,7 @@ pub(crate) struct Contents {
     pub(crate) shards: Vec<Shard>,
     pub(crate) members: BTreeMap<String, UnixMs>,
     pub(crate) listeners: BTreeMap<u64, Listener>,
+    pub(crate) paused: BTreeSet<TopicName>,
     /// Scripts run so far.
     pub(crate) steps: u64,
 }

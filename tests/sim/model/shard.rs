@@ -17,6 +17,7 @@ pub(crate) enum Kind {
     Stored,
     Cancelled,
     Dead,
+    Held,
 }
 
 /// An entry of the index.
@@ -127,13 +128,14 @@ pub(crate) struct Shard {
     pub(crate) pending: BTreeMap<TopicName, i64>,
     pub(crate) bytes: BTreeMap<TopicName, i64>,
     pub(crate) dead: BTreeMap<String, DeadLetter>,
+    pub(crate) held: BTreeMap<TopicName, BTreeMap<Score, Pack>>,
     /// What was published on the wake channel and not yet carried to its listeners.
     pub(crate) published: Vec<UnixMs>,
     pub(crate) bug: Option<Bug>,
 }
 
 impl Shard {
-    fn count(&mut self, topic: &TopicName, change: i64) {
+    pub(super) fn count(&mut self, topic: &TopicName, change: i64) {
         let count = self.pending.entry(topic.clone()).or_default();
         *count += change;
         if *count <= 0 {
@@ -141,11 +143,11 @@ impl Shard {
         }
     }
 
-    fn has(&self, score: Score) -> bool {
+    pub(super) fn has(&self, score: Score) -> bool {
         self.bug != Some(Bug::SharedScores) && self.due.get(&score).is_some_and(|p| !p.is_empty())
     }
 
-    fn count_bytes(&mut self, pack: &Pack, sign: i64) {
+    pub(super) fn count_bytes(&mut self, pack: &Pack, sign: i64) {
         for record in &pack.records {
             let bytes = self.bytes.entry(record.topic.clone()).or_default();
             *bytes += sign * i64::try_from(record.body.len()).unwrap();
@@ -163,7 +165,7 @@ impl Shard {
         packs.len()
     }
 
-    fn add(&mut self, pack: Pack) {
+    pub(super) fn add(&mut self, pack: Pack) {
         self.count_bytes(&pack, 1);
         if self.bug == Some(Bug::SharedScores) {
             // What a store keyed by score would do: the newer pack takes the place.
@@ -174,7 +176,7 @@ impl Shard {
     }
 
     /// R3: what appears at or below `opened` is counted, and published up to `watch` too.
-    fn count_below(&mut self, due: UnixMs) {
+    pub(super) fn count_below(&mut self, due: UnixMs) {
         if due <= self.opened && self.bug != Some(Bug::BelowNotCounted) {
             self.below += 1;
         }
@@ -183,7 +185,7 @@ impl Shard {
         }
     }
 
-    fn live_until(&mut self, id: &str, due: UnixMs) {
+    pub(super) fn live_until(&mut self, id: &str, due: UnixMs) {
         let until = self.live.entry(id.to_owned()).or_default();
         *until = due.max(*until);
     }
@@ -350,6 +352,9 @@ impl Shard {
         let (place, due, maybe) = match (entry, named.place) {
             (Some(entry), _) if entry.kind == Kind::Cancelled => return Cancel::Cancelled,
             (Some(entry), _) if entry.kind == Kind::Dead => return Cancel::Dead,
+            (Some(entry), _) if entry.kind == Kind::Held => {
+                return self.cancel_held(now, window_ms, &named.id, entry);
+            }
             (Some(entry), _) => (entry.place, entry.due, entry.maybe),
             (None, Some((place, due))) => (place, due, false),
             (None, None) => return Cancel::NotFound,
@@ -395,14 +400,17 @@ impl Shard {
             return PlaceReply::Closed;
         }
         let (old_due, new_due) = (change.from_due, change.entry.due);
-        if old_due <= self.settled {
-            return PlaceReply::Gone;
-        }
-        if self.cancelled.contains_key(&change.from) {
-            return PlaceReply::Cancelled;
-        }
-        if old_due <= self.handed {
-            return PlaceReply::InFlight;
+        let held = entry.is_some_and(|entry| entry.kind == Kind::Held);
+        if !held {
+            if old_due <= self.settled {
+                return PlaceReply::Gone;
+            }
+            if self.cancelled.contains_key(&change.from) {
+                return PlaceReply::Cancelled;
+            }
+            if old_due <= self.handed {
+                return PlaceReply::InFlight;
+            }
         }
         if new_due <= self.handed {
             return PlaceReply::Late(limit);
@@ -410,23 +418,26 @@ impl Shard {
         if self.has(change.pack.score) {
             return PlaceReply::Taken;
         }
-        self.cancelled.insert(change.from, old_due);
+        if !held {
+            self.cancelled.insert(change.from, old_due);
+        }
         self.add(change.pack.clone());
         self.ids.insert(change.id.clone(), change.entry);
         self.live_until(&change.id, old_due.max(new_due));
-        if change.from_records == 1 && change.from.score.due() > self.opened {
+        if !held && change.from_records == 1 && change.from.score.due() > self.opened {
             self.remove(change.from.score);
         }
         self.count_below(new_due);
         PlaceReply::Ok
     }
 
-    /// `park.lua`. `pack`: where they go; none for the dead letters.
+    /// `park.lua`. `pack`: where they go; none for the dead letters. `held`: among what is held of it.
     pub(crate) fn park(
         &mut self,
         now: UnixMs,
         token: &ClaimToken,
         pack: Option<&Pack>,
+        held: Option<&TopicName>,
         dead_max: usize,
         messages: &[ParkedMessage],
     ) -> PlaceReply {
@@ -455,7 +466,18 @@ impl Shard {
         if !marked.is_empty() {
             return PlaceReply::Marked(marked);
         }
-        if let Some(pack) = pack {
+        if let (Some(pack), Some(topic)) = (pack, held) {
+            if self
+                .held
+                .get(topic)
+                .is_some_and(|packs| packs.contains_key(&pack.score))
+            {
+                return PlaceReply::Taken;
+            }
+            self.count_bytes(pack, 1);
+            let packs = self.held.entry(topic.clone()).or_default();
+            packs.insert(pack.score, pack.clone());
+        } else if let Some(pack) = pack {
             if pack.score.due() <= self.handed {
                 return PlaceReply::Late(limit);
             }
@@ -472,11 +494,13 @@ impl Shard {
             if let Some(dead_letter) = &message.dead_letter {
                 self.dead.insert(message.id.clone(), dead_letter.clone());
                 self.count(&message.topic, -1);
-            } else {
+            } else if held.is_none() {
                 self.live_until(&message.id, message.from_due.max(message.entry.due));
             }
         }
-        if let Some(pack) = pack {
+        if let Some(pack) = pack
+            && held.is_none()
+        {
             self.count_below(pack.score.due());
         }
         PlaceReply::Ok
@@ -528,7 +552,7 @@ impl Shard {
         for id in &passed {
             self.live.remove(id);
             let kind = self.ids.get(id).map_or(Kind::Dead, |entry| entry.kind);
-            if kind != Kind::Dead {
+            if !matches!(kind, Kind::Dead | Kind::Held) {
                 self.gone.insert(id.clone(), now.plus_ms(window_ms));
             }
         }

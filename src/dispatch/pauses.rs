@@ -1,0 +1,170 @@
+//! Paused topics: what is due of them is held instead of sent, and given back when they are resumed. Which
+//! they are is looked up with each heartbeat, and at once when somebody says that it changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use crate::dispatch::poller::{Poller, Shared};
+use crate::dispatch::tenure::{Ended, Tenure};
+use crate::dispatch::turn::{Key, ToSend};
+use crate::message::TopicName;
+use crate::shard::ShardId;
+use crate::store::{PARK_MAX, ParkTo};
+
+/// Passes over the shards after a change: another poller may just be holding what it found paused.
+const PASSES: u32 = 2;
+/// Pause after it could not be learned which topics are paused.
+const LEARN_PAUSE: Duration = Duration::from_millis(100);
+/// Longest span of due times that are held together, in ms.
+const WINDOW_MS: u64 = 4_000;
+/// Most bytes that are held together; one message may be larger.
+const BYTES_MAX: usize = 256 * 1024;
+
+/// What is known of paused topics.
+#[derive(Debug)]
+pub(super) struct Pauses {
+    topics: Mutex<Arc<BTreeSet<TopicName>>>,
+    /// Passes over the shards that are still to be made.
+    passes: AtomicU32,
+    busy: AtomicBool,
+    last_pass: Mutex<Instant>,
+}
+
+impl Pauses {
+    /// Nothing is known, and something may be held of earlier times.
+    pub(super) fn new() -> Self {
+        Self {
+            topics: Mutex::default(),
+            passes: AtomicU32::new(1),
+            busy: AtomicBool::new(false),
+            last_pass: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// The topics that are paused.
+    pub(super) fn topics(&self) -> Arc<BTreeSet<TopicName>> {
+        Arc::clone(&self.topics.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, topics: BTreeSet<TopicName>) {
+        let mut known = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        if **known != topics {
+            info!(paused = topics.len(), "paused topics changed");
+            *known = Arc::new(topics);
+            self.passes.store(PASSES, Ordering::Relaxed);
+        }
+    }
+
+    fn pass_is_due(&self, every: Duration) -> bool {
+        let mut last = self
+            .last_pass
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let left = self.passes.load(Ordering::Relaxed);
+        if left == 0 && last.elapsed() < every {
+            return false;
+        }
+        *last = Instant::now();
+        self.passes.store(left.saturating_sub(1), Ordering::Relaxed);
+        true
+    }
+}
+
+/// Learns which topics are paused: before that nothing may be handed out.
+pub(super) async fn learn(shared: &Shared) {
+    loop {
+        match shared.store.paused().await {
+            Ok(topics) => return shared.pauses.set(topics),
+            Err(error) => warn!(%error, "which topics are paused is not known yet"),
+        }
+        sleep(LEARN_PAUSE).await;
+    }
+}
+
+/// Looks which topics are paused, and gives back what is held of the others in `shards`.
+pub(super) async fn look(shared: Arc<Shared>, shards: Vec<ShardId>) {
+    let pauses = &shared.pauses;
+    if pauses.busy.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    match shared.store.paused().await {
+        Ok(topics) => {
+            pauses.set(topics);
+            if pauses.pass_is_due(shared.config.sweep) {
+                resume(&shared, shards).await;
+            }
+        }
+        Err(error) => warn!(%error, "which topics are paused is not known anew"),
+    }
+    pauses.busy.store(false, Ordering::Relaxed);
+}
+
+async fn resume(shared: &Shared, shards: Vec<ShardId>) {
+    for shard in shards {
+        loop {
+            // Anew each time: a topic may be paused again meanwhile.
+            let paused = BTreeSet::clone(&shared.pauses.topics());
+            match shared.store.resume_held(shard, paused).await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    warn!(%shard, %error, "what is held was not given back; tried again later");
+                    shared.pauses.passes.store(PASSES, Ordering::Relaxed);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+impl Poller {
+    /// Puts what is due of paused topics among what is held. `Some`: the tenure is over.
+    pub(super) async fn hold_paused(&self, tenure: &mut Tenure) -> Option<Ended> {
+        let mut by_topic: BTreeMap<TopicName, Vec<ToSend>> = BTreeMap::new();
+        for message in std::mem::take(&mut tenure.held) {
+            let topic = message.record.topic.clone();
+            by_topic.entry(topic).or_default().push(message);
+        }
+        for (topic, mut messages) in by_topic {
+            messages.sort_by_key(|message| message.key);
+            for keys in groups(&messages) {
+                match self.park(tenure, &keys, ParkTo::Held(topic.clone())).await {
+                    Ok(_) => {
+                        self.shared.metrics.held.inc_by(keys.len() as u64);
+                    }
+                    Err(ended) => return Some(ended),
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Cuts messages, which are in order, into what is held together.
+fn groups(messages: &[ToSend]) -> Vec<Vec<Key>> {
+    let mut groups: Vec<Vec<Key>> = Vec::new();
+    let mut bytes = 0;
+    for message in messages {
+        let len = message.record.body.len();
+        let fits = groups.last().is_some_and(|group| {
+            let first = group.first().map_or(message.key.due, |key| key.due);
+            group.len() < PARK_MAX
+                && bytes + len <= BYTES_MAX
+                && message.key.due.ms_since(first) <= WINDOW_MS
+        });
+        match groups.last_mut().filter(|_| fits) {
+            Some(group) => group.push(message.key),
+            None => {
+                groups.push(vec![message.key]);
+                bytes = 0;
+            }
+        }
+        bytes += len;
+    }
+    groups
+}
