@@ -69,9 +69,8 @@ async fn examine(args: &Args, config: Config) -> Result<(), Failure> {
         for (number, address) in config.forward.nsqd_tcp_addresses.iter().enumerate() {
             let shown = report.findings.len();
             let http = args.nsqd_http_address.get(number).map(String::as_str);
-            let limit = config.forward.dial_timeout;
             // One that cannot be reached has its finding already.
-            if let Ok(plan) = Plan::make(address, http, args.dpub_messages, limit).await {
+            if let Ok(plan) = Plan::make(address, http, args.dpub_messages, &config).await {
                 test_dpub(&plan, &mut report).await?;
             }
             if !args.json {

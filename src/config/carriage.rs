@@ -7,7 +7,7 @@ use tokio_rustls::rustls::ClientConfig;
 
 use crate::config::reader::Reader;
 use crate::config::tls::sound;
-use crate::forward::{Carriage, Secret};
+use crate::nsqd::{Carriage, Secret};
 use crate::transport::Compression;
 use crate::transport::tls::{self, MinVersion, TlsFault};
 

@@ -218,6 +218,7 @@ fn inbox(
         msg_timeout: request_timeout * 2 + INBOX_MARGIN,
         dial_timeout: forward.dial_timeout,
         heartbeat_interval: forward.heartbeat_interval,
+        carriage: forward.carriage.clone(),
         backoff_min: forward.backoff_min,
         backoff_max: forward.backoff_max,
     })

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BufMut as _;
 use tokio::time::timeout;
 
-use crate::nsqd::{Fault, connect};
+use crate::nsqd::{Fault, Wishes, dial};
 
 /// How long an answer may take. A question that nsqd finds harmless has none: it waits for more.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -25,7 +25,7 @@ pub(super) struct Limits {
 }
 
 /// Asks for each limit.
-pub(super) async fn ask(address: &str, limit: Duration) -> Result<Limits, Fault> {
+pub(super) async fn ask(address: &str, wishes: &Wishes) -> Result<Limits, Fault> {
     let too_long = u32::MAX >> 1;
     let with_size = |line: &str| {
         let mut question = line.as_bytes().to_vec();
@@ -33,10 +33,10 @@ pub(super) async fn ask(address: &str, limit: Duration) -> Result<Limits, Fault>
         question
     };
     let topic = "nsqdelayd_doctor";
-    let message = refusal(address, limit, &with_size(&format!("PUB {topic}\n"))).await?;
-    let body = refusal(address, limit, &with_size("IDENTIFY\n")).await?;
+    let message = refusal(address, wishes, &with_size(&format!("PUB {topic}\n"))).await?;
+    let body = refusal(address, wishes, &with_size("IDENTIFY\n")).await?;
     let delay = format!("DPUB {topic} {DELAY_MS_ASKED}\n");
-    let delay = refusal(address, limit, delay.as_bytes()).await?;
+    let delay = refusal(address, wishes, delay.as_bytes()).await?;
     Ok(Limits {
         msg_size: number_after(&message, "> "),
         body_size: number_after(&body, "> "),
@@ -45,20 +45,21 @@ pub(super) async fn ask(address: &str, limit: Duration) -> Result<Limits, Fault>
 }
 
 /// Whether the address is one of an nsqdelayd: it knows a command that nsqd does not.
-pub(super) async fn is_nsqdelayd(address: &str, limit: Duration) -> Result<bool, Fault> {
+pub(super) async fn is_nsqdelayd(address: &str, wishes: &Wishes) -> Result<bool, Fault> {
     let question = format!("CANCEL nsqdelayd-doctor-{:016x}\n", fastrand::u64(..));
-    let said = refusal(address, limit, question.as_bytes()).await?;
+    let said = refusal(address, wishes, question.as_bytes()).await?;
     Ok(said.starts_with("E_NOT_FOUND"))
 }
 
 /// What nsqd answers to `question`; empty if it waits for more.
-async fn refusal(address: &str, limit: Duration, question: &[u8]) -> Result<String, Fault> {
-    let (mut reader, mut writer) = connect(address, limit).await?;
+async fn refusal(address: &str, wishes: &Wishes, question: &[u8]) -> Result<String, Fault> {
+    let (mut reader, mut writer, _) = dial(address, wishes).await?;
     writer.output.put_slice(question);
     writer.flush().await?;
     match timeout(ANSWER_TIMEOUT, reader.answer()).await {
         Ok(Ok(_)) | Err(_) => Ok(String::new()),
-        Ok(Err(Fault::Refused(text))) => Ok(text),
+        // IDENTIFY is answered without TLS, and nothing else is.
+        Ok(Err(Fault::Refused(text))) if !text.contains("TLS required") => Ok(text),
         Ok(Err(fault)) => Err(fault),
     }
 }

@@ -13,12 +13,7 @@ pub(super) async fn examine(
     http_address: Option<&str>,
     config: &Config,
 ) -> Vec<Finding> {
-    let dial_timeout = config.forward.dial_timeout;
-    let wishes = Wishes {
-        dial_timeout,
-        heartbeat_interval: config.forward.heartbeat_interval,
-        msg_timeout: None,
-    };
+    let wishes = wishes(config);
     let started = tokio::time::Instant::now();
     let identity = match nsqd::dial(address, &wishes).await {
         Ok((_, _, identity)) => identity,
@@ -32,7 +27,7 @@ pub(super) async fn examine(
         )
         .number("dial_ms", dialled_ms),
     ];
-    match limits::is_nsqdelayd(address, dial_timeout).await {
+    match limits::is_nsqdelayd(address, &wishes).await {
         Ok(true) => {
             findings.push(Finding::new(
                 Level::Error,
@@ -44,18 +39,9 @@ pub(super) async fn examine(
             return findings;
         }
         Ok(false) => findings.push(version(&identity.version)),
-        Err(fault) => findings.push(unreachable(address, &fault)),
+        Err(fault) => return vec![unreachable(address, &fault)],
     }
-    if identity.auth_required {
-        findings.push(Finding::new(
-            Level::Error,
-            "auth",
-            "it requires AUTH",
-            "it refuses what is handed to it without",
-            "run this nsqd without --auth-http-address for nsqdelayd, or name another one",
-        ));
-    }
-    match limits::ask(address, dial_timeout).await {
+    match limits::ask(address, &wishes).await {
         Ok(limits) => findings.extend(sizes(limits, config)),
         Err(fault) => findings.push(unreachable(address, &fault)),
     }
@@ -63,10 +49,29 @@ pub(super) async fn examine(
     findings
 }
 
+/// How the server would speak to it, with messages pushed at once.
+pub(super) fn wishes(config: &Config) -> Wishes {
+    Wishes {
+        dial_timeout: config.forward.dial_timeout,
+        heartbeat_interval: config.forward.heartbeat_interval,
+        msg_timeout: None,
+        unbuffered: true,
+        carriage: config.forward.carriage.clone(),
+    }
+}
+
 fn unreachable(address: &str, fault: &Fault) -> Finding {
     let remedy = match fault {
         Fault::Refused(text) if text.contains("TLS required") => {
-            "run this nsqd without --tls-required for nsqdelayd, or name another one"
+            "set `nsqd_tls` and `nsqd_tls_root_ca_file`"
+        }
+        Fault::Refused(text) if text.starts_with("E_AUTH") || text.starts_with("E_UNAUTH") => {
+            "set `nsqd_auth_secret` to a secret that its auth server knows"
+        }
+        Fault::AuthRequired => "set `nsqd_auth_secret`",
+        Fault::NoTls => "run this nsqd with --tls-cert and --tls-key, or leave `nsqd_tls` out",
+        Fault::Tls(_) => {
+            "set `nsqd_tls_root_ca_file` to the CA of its certificate, and name it as the certificate does"
         }
         Fault::BadFrame(_) | Fault::Unexpected(_) => {
             "give its TCP address: nsqd's HTTP is another port"

@@ -12,20 +12,24 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::forward::Deadline;
 use crate::forward::batch::{Batch, Carrier, Limits, Queue};
-use crate::forward::handshake::{FRAME_LEN_MAX, Greeted, READ_BYTES, greet, unexpected};
 use crate::forward::pace::Pace;
 use crate::forward::room::Taken;
 use crate::forward::settings::Config;
 use crate::forward::verdict::{Meaning, Refusal, Verdict, meaning};
 use crate::nsq::command::{encode_mpub, encode_nop, encode_pub};
 use crate::nsq::frame::{BadFrame, Frame, FrameType, OK_BODY};
+use crate::nsqd::{self, Wishes};
 use crate::transport::{Incoming, Outgoing};
 
+/// Longest frame that nsqd may send: an answer has some hundred bytes.
+const FRAME_LEN_MAX: usize = 64 * 1024;
+/// Room for reading, in bytes; an OK takes 10.
+const READ_BYTES: usize = 16 * 1024;
 /// Less room than this is made [`READ_BYTES`] again.
 const READ_BYTES_MIN: usize = 4 * 1024;
 /// No command is added to a write that is as long as this. Small, because the deadline is asked when
@@ -72,9 +76,6 @@ pub(super) enum Fault {
     /// Connecting, reading or writing failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// Connecting and IDENTIFY took longer than `dial_timeout`.
-    #[error("no connection within the dial time-out")]
-    DialTimeout,
     /// nsqd closed it.
     #[error("closed by nsqd")]
     Closed,
@@ -93,15 +94,9 @@ pub(super) enum Fault {
     /// nsqd does not take commands from us, for a reason that is not in them.
     #[error("nsqd answers {0:?}")]
     Unusable(String),
-    /// nsqd wants AUTH.
-    #[error("nsqd requires AUTH; set nsqd_auth_secret")]
-    AuthRequired,
-    /// nsqd has no TLS.
-    #[error("nsqd has no TLS, which nsqd_tls asks for")]
-    NoTls,
-    /// The handshake of TLS failed.
-    #[error("TLS: {0}")]
-    Tls(String),
+    /// It did not come so far that commands could be sent.
+    #[error(transparent)]
+    Greeting(#[from] nsqd::Fault),
 }
 
 /// Why a connection ended.
@@ -185,24 +180,16 @@ impl Connection {
         pace: Arc<Pace>,
         commands: Counter,
     ) -> Result<Self, Fault> {
-        let connection = timeout(
-            config.dial_timeout,
-            Self::greet(address, config, pace, commands),
-        );
-        connection.await.unwrap_or(Err(Fault::DialTimeout))
-    }
-
-    async fn greet(
-        address: &str,
-        config: &Config,
-        pace: Arc<Pace>,
-        commands: Counter,
-    ) -> Result<Self, Fault> {
-        let Greeted {
-            reader,
-            writer,
-            input,
-        } = greet(address, config).await?;
+        let wishes = Wishes {
+            dial_timeout: config.dial_timeout,
+            heartbeat_interval: config.heartbeat_interval,
+            msg_timeout: None,
+            unbuffered: false,
+            carriage: config.carriage.clone(),
+        };
+        let (reader, writer, _) = nsqd::dial(address, &wishes).await?;
+        let (reader, input) = reader.into_parts();
+        let writer = writer.into_stream();
         Ok(Self {
             reader,
             writer,
@@ -471,4 +458,9 @@ async fn push(writer: &mut Outgoing, output: &mut BytesMut) -> io::Result<usize>
 /// A length in memory as a length of the stream.
 fn len(bytes: usize) -> u64 {
     u64::try_from(bytes).expect("a usize has at most 64 bits")
+}
+
+/// A frame that nobody asked for.
+fn unexpected(frame: &Frame) -> Fault {
+    Fault::Unexpected(String::from_utf8_lossy(&frame.body).into_owned())
 }

@@ -5,7 +5,6 @@ mod batch;
 mod bisect;
 mod connection;
 mod discovery;
-mod handshake;
 mod link;
 pub mod metrics;
 mod nodes;
@@ -17,7 +16,9 @@ mod settings;
 mod verdict;
 
 pub use pool::NsqdPool;
-pub use settings::{Carriage, Config, Secret};
+pub use settings::Config;
+
+pub use crate::nsqd::{Carriage, Secret};
 
 use std::fmt;
 use std::time::Duration;

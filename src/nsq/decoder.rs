@@ -5,6 +5,7 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::command::Command;
+use super::delay;
 use super::error_code::{ErrorCode, Refusal};
 use super::mpub::{Many, Part, SIZE_LEN, int_at};
 use super::quote::quote;
@@ -238,7 +239,7 @@ impl Decoder {
                     return Err(insufficient("DPUB"));
                 };
                 let topic = self.topic("DPUB", topic)?;
-                let delay = self.delay("DPUB", ms)?;
+                let delay = delay::parse("DPUB", ms, self.limits.max_delay)?;
                 let id = match params.next() {
                     // nsqd ignores what follows the delay, an empty parameter included.
                     None | Some(b"") => None,
@@ -260,7 +261,7 @@ impl Decoder {
                     return Err(insufficient("MDPUB"));
                 };
                 let topic = self.topic("MDPUB", topic)?;
-                let delay = Some(self.delay("MDPUB", ms)?);
+                let delay = Some(delay::parse("MDPUB", ms, self.limits.max_delay)?);
                 Ok(Line::Many(Many { topic, delay }))
             }
             b"CANCEL" => {
@@ -296,28 +297,6 @@ impl Decoder {
         })?;
         self.last_topic = Some(topic.clone());
         Ok(topic)
-    }
-
-    /// Reads decimal digits, none being 0. What overflows, which nsqd lets wrap, is out of range.
-    fn delay(&self, name: &str, digits: &[u8]) -> Result<Delay, Refusal> {
-        if !digits.iter().all(u8::is_ascii_digit) {
-            let mut text = format!("{name} could not parse timeout ").into_bytes();
-            text.extend_from_slice(digits);
-            return Err(Refusal::new(ErrorCode::Invalid, text));
-        }
-        let ms = digits.iter().try_fold(0_u64, |ms, digit| {
-            ms.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
-        });
-        let max = self.limits.max_delay;
-        match ms {
-            Some(ms) if ms <= max.0 => Ok(Delay(ms)),
-            _ => {
-                let zeros = digits.iter().take_while(|digit| **digit == b'0').count();
-                let number = String::from_utf8_lossy(digits.get(zeros..).unwrap_or_default());
-                let text = format!("{name} timeout {number} out of range 0-{}", max.0);
-                Err(Refusal::new(ErrorCode::Invalid, text))
-            }
-        }
     }
 }
 

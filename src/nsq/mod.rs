@@ -5,6 +5,7 @@
 pub mod command;
 pub mod consumption;
 pub mod decoder;
+mod delay;
 pub mod error_code;
 pub mod frame;
 mod go_json;

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::app::{App, Builder};
+use crate::support::certificates::{Certificates, Whose};
 use crate::support::child::Running;
 use crate::support::consumer::Consumer;
 use crate::support::http;
@@ -226,6 +227,68 @@ fn while_redis_is_away_messages_wait_in_nsqd() {
     assert_eq!(consumer.count(), COUNT);
     wait_empty(&nsqd, COUNT as u64);
     assert!(app.metric("messages_refused_total", r#"door="inbox""#) > 0.0);
+}
+
+#[test]
+fn an_nsqd_that_wants_tls_is_consumed_from_and_examined_in_tls() {
+    let (redis, certificates) = (Redis::start(), Certificates::make());
+    let mut flags = certificates.flags();
+    flags.extend(
+        [
+            "--tls-required=tcp-https",
+            "--tls-client-auth-policy=require-verify",
+        ]
+        .map(String::from),
+    );
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let nsqd = Nsqd::start_with(&flags);
+    let [ca, certificate, key] = [
+        certificates.ca(),
+        certificates.certificate(Whose::Client),
+        certificates.key(Whose::Client),
+    ]
+    .map(|path| path.display().to_string());
+    let tls = [
+        ("NSQDELAYD_NSQD_TLS", "true"),
+        ("NSQDELAYD_NSQD_SNAPPY", "true"),
+        ("NSQDELAYD_NSQD_TLS_ROOT_CA_FILE", &ca),
+        ("NSQDELAYD_NSQD_TLS_CERT", &certificate),
+        ("NSQDELAYD_NSQD_TLS_KEY", &key),
+    ];
+    let mut builder = with_inbox(&redis, &nsqd);
+    for (name, value) in tls {
+        builder = builder.env(name, value);
+    }
+    let _app = builder.start();
+    for number in 0..300 {
+        publish_json(
+            &nsqd,
+            &json!({"topic": TOPIC, "body": format!("m{number}")}),
+        );
+    }
+    wait::until("the messages to be delivered", || {
+        nsqd.message_count(TOPIC) == 300
+    });
+    wait_empty(&nsqd, 300);
+    let examine = |variables: &[(&str, &str)]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_nsqdelayd"))
+            .args(["doctor", "--redis", &redis.url()])
+            .args(["--nsqd-tcp-address", &nsqd.tcp])
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap();
+        (
+            output.status.success(),
+            String::from_utf8(output.stdout).unwrap(),
+        )
+    };
+    let (sound, text) = examine(&tls);
+    assert!(
+        sound && text.contains("--max-msg-size is 1048576"),
+        "{text}"
+    );
+    let (sound, text) = examine(&[]);
+    assert!(!sound && text.contains("-> set `nsqd_tls`"), "{text}");
 }
 
 #[test]

@@ -17,11 +17,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("shard", &["message"]),
     ("id", &["message", "shard"]),
     ("nsq", &["message"]),
-    ("nsqd", &["nsq"]),
+    ("nsqd", &["nsq", "transport"]),
     ("finding", &[]),
     ("store", &["message", "id", "shard", "monotonic", "finding"]),
     ("http_client", &[]),
-    ("forward", &["message", "nsq", "http_client", "transport"]),
+    (
+        "forward",
+        &["message", "nsq", "nsqd", "http_client", "transport"],
+    ),
     (
         "dispatch",
         &["message", "id", "shard", "monotonic", "store", "forward"],
@@ -47,6 +50,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "id",
             "shard",
             "nsq",
+            "nsqd",
             "store",
             "transport",
             "forward",
@@ -109,7 +113,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "TcpStream::connect",
         &[
-            "forward/",
             "nsqd/",
             "ingest/access/authd.rs",
             "cli/tail.rs",

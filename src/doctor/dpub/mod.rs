@@ -6,9 +6,10 @@ mod verdict;
 
 use std::time::Duration;
 
+use crate::config::Config;
 use crate::doctor::http::Http;
 use crate::doctor::limits;
-use crate::doctor::nsqd::memory_queue;
+use crate::doctor::nsqd::{memory_queue, wishes};
 use crate::finding::{Finding, Level};
 use crate::message::TopicName;
 use crate::nsqd::{self, Fault, Wishes};
@@ -40,7 +41,7 @@ pub struct Plan {
     /// Its TCP address.
     pub nsqd_tcp_address: String,
     http: Option<Http>,
-    dial_timeout: Duration,
+    wishes: Wishes,
     memory_queue: Option<u64>,
     /// Messages of the test for early delivery; `None`: it cannot go beyond the memory queue.
     burst: Option<usize>,
@@ -55,7 +56,7 @@ impl Plan {
         nsqd_tcp_address: &str,
         http_address: Option<&str>,
         messages: Option<usize>,
-        dial_timeout: Duration,
+        config: &Config,
     ) -> Result<Self, Fault> {
         let http = match http_address {
             Some(address) => Http::at(address).ok(),
@@ -79,7 +80,7 @@ impl Plan {
         };
         Ok(Self {
             nsqd_tcp_address: nsqd_tcp_address.to_owned(),
-            dial_timeout,
+            wishes: wishes(config),
             memory_queue,
             burst,
             paced_topic: topic(format!("nsqdelayd_doctor_{tag}#ephemeral"))?,
@@ -135,14 +136,6 @@ impl Plan {
             },
         }
     }
-
-    fn wishes(&self) -> Wishes {
-        Wishes {
-            dial_timeout: self.dial_timeout,
-            heartbeat_interval: Duration::from_secs(30),
-            msg_timeout: None,
-        }
-    }
 }
 
 /// Does what `plan` says, cleans up, and puts what was measured into words.
@@ -172,12 +165,12 @@ pub(super) async fn run(plan: &Plan) -> Vec<Finding> {
 
 async fn measure(plan: &Plan, findings: &mut Vec<Finding>) -> Result<(), Fault> {
     let address = plan.nsqd_tcp_address.as_str();
-    let limits = limits::ask(address, plan.dial_timeout).await?;
-    let (_, _, identity) = nsqd::dial(address, &plan.wishes()).await?;
+    let limits = limits::ask(address, &plan.wishes).await?;
+    let (_, _, identity) = nsqd::dial(address, &plan.wishes).await?;
     findings.extend(verdict::longest_delay(limits.delay_ms));
     let trials = Trials {
         address,
-        wishes: plan.wishes(),
+        wishes: plan.wishes.clone(),
         ready: identity.max_rdy_count.clamp(1, 2_500),
     };
     let paced = Trial {

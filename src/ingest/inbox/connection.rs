@@ -114,11 +114,10 @@ impl Source {
             dial_timeout: config.dial_timeout,
             heartbeat_interval: config.heartbeat_interval,
             msg_timeout: Some(config.msg_timeout),
+            unbuffered: true,
+            carriage: config.carriage.clone(),
         };
         let (mut reader, mut writer, identity) = nsqd::dial(&self.address, &wishes).await?;
-        if identity.auth_required {
-            return Err(Fault::AuthRequired);
-        }
         encode_sub(&config.topic, &config.channel, &mut writer.output);
         writer.flush().await?;
         let limit = config.dial_timeout;
@@ -195,7 +194,7 @@ impl Session<'_> {
         let silence_max = self.source.config.heartbeat_interval * SILENT_HEARTBEATS;
         loop {
             let idle = self.storing.is_empty() && self.beside.is_empty();
-            if self.closing && idle && self.writer.output.is_empty() {
+            if self.closing && idle && !self.writer.is_pending() {
                 return End::Stopped;
             }
             let silent_at = self.heard + silence_max;
@@ -206,7 +205,7 @@ impl Session<'_> {
             // Every branch is cancel safe. Writing first: FIN makes room.
             let outcome = tokio::select! {
                 biased;
-                flushed = self.writer.flush(), if !self.writer.output.is_empty() => {
+                flushed = self.writer.flush(), if self.writer.is_pending() => {
                     flushed.map_err(Fault::from)
                 }
                 Some((delivery, said)) = self.storing.next() => {

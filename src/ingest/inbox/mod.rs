@@ -21,6 +21,7 @@ use crate::ingest::Intake;
 use crate::ingest::metrics::Metrics;
 use crate::message::{BadTopic, TopicName};
 use crate::nsq::consumption::ChannelName;
+use crate::nsqd::Carriage;
 
 use connection::Source;
 use lookup::Lookup;
@@ -53,6 +54,8 @@ pub struct Config {
     pub dial_timeout: Duration,
     /// Heartbeat interval asked of nsqd.
     pub heartbeat_interval: Duration,
+    /// What connections to nsqd are carried in.
+    pub carriage: Carriage,
     /// First pause after a failure; it doubles, with jitter.
     pub backoff_min: Duration,
     /// Longest such pause.

@@ -1,0 +1,148 @@
+//! The beginning of a conversation: connects, identifies, takes up TLS and compression, and says the
+//! secret. In nsqd's order: IDENTIFY in plain, TLS, compression, AUTH.
+
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::{TlsConnector, TlsStream};
+
+use crate::nsq::MAGIC;
+use crate::nsq::command::{encode_auth, encode_identify};
+use crate::nsq::frame::OK_BODY;
+use crate::nsqd::{Fault, Identity, Reader, Wishes, Writer, text};
+use crate::transport::{Compression, in_tls, plain};
+
+/// Connects to the nsqd at `address`. Cancel safe: a connection that is half made is closed.
+pub(super) async fn greet(
+    address: &str,
+    wishes: &Wishes,
+) -> Result<(Reader, Writer, Identity), Fault> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let mut raw = Raw::new(stream);
+    let identity = raw.identify(wishes).await?;
+    let (mut reader, mut writer) = match &wishes.carriage.tls {
+        // Never in plain what was to be secret.
+        Some(_) if !identity.tls_v1 => return Err(Fault::NoTls),
+        Some(tls) => {
+            let stream = handshake(address, Arc::clone(tls), raw.stream).await?;
+            let (incoming, outgoing) = in_tls(stream);
+            let mut reader = Reader::new(incoming, raw.input);
+            expect_ok(&mut reader).await?;
+            (reader, Writer::new(outgoing))
+        }
+        None => {
+            let (incoming, outgoing) = plain(raw.stream);
+            (Reader::new(incoming, raw.input), Writer::new(outgoing))
+        }
+    };
+    let agreed = wishes.carriage.compression.filter(|wanted| match wanted {
+        Compression::Snappy => identity.snappy,
+        Compression::Deflate(_) => identity.deflate,
+    });
+    if let Some(compression) = agreed {
+        reader.stream.compressed(compression);
+        writer.stream.compressed(compression);
+        expect_ok(&mut reader).await?;
+    }
+    if identity.auth_required {
+        let secret = &wishes.carriage.auth_secret;
+        let secret = secret.as_ref().ok_or(Fault::AuthRequired)?;
+        encode_auth(secret.0.as_bytes(), &mut writer.output);
+        writer.flush().await?;
+        reader.answer().await?;
+    }
+    Ok((reader, writer, identity))
+}
+
+/// A socket before it is known what it will carry.
+struct Raw {
+    stream: TcpStream,
+    /// Read and not decoded.
+    input: bytes::BytesMut,
+}
+
+impl Raw {
+    fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            input: bytes::BytesMut::new(),
+        }
+    }
+
+    async fn identify(&mut self, wishes: &Wishes) -> Result<Identity, Fault> {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let mut output = bytes::BytesMut::from(&MAGIC[..]);
+        encode_identify(json(wishes).as_bytes(), &mut output);
+        self.stream.write_all_buf(&mut output).await?;
+        loop {
+            if let Some(answer) = super::next_answer(&mut self.input)? {
+                return if answer == OK_BODY {
+                    Ok(Identity::default())
+                } else {
+                    let said = serde_json::from_slice(&answer);
+                    said.map_err(|_not_json| Fault::Unexpected(text(&answer)))
+                };
+            }
+            if self.stream.read_buf(&mut self.input).await? == 0 {
+                return Err(Fault::Closed);
+            }
+        }
+    }
+}
+
+async fn handshake(
+    address: &str,
+    tls: Arc<ClientConfig>,
+    stream: TcpStream,
+) -> Result<TlsStream<TcpStream>, Fault> {
+    let (host, _port) = address.rsplit_once(':').unwrap_or((address, ""));
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let name = ServerName::try_from(bare.to_owned())
+        .map_err(|_bad| Fault::Tls(format!("{host} is no name for a certificate")))?;
+    let stream = TlsConnector::from(tls).connect(name, stream).await;
+    let stream = stream.map_err(|error| Fault::Tls(error.to_string()))?;
+    Ok(TlsStream::Client(stream))
+}
+
+async fn expect_ok(reader: &mut Reader) -> Result<(), Fault> {
+    let answer = reader.answer().await?;
+    if answer == OK_BODY {
+        return Ok(());
+    }
+    Err(Fault::Unexpected(text(&answer)))
+}
+
+/// The body of IDENTIFY.
+fn json(wishes: &Wishes) -> String {
+    let hostname = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let mut identity = serde_json::json!({
+        "client_id": hostname.split('.').next().unwrap_or_default(),
+        "hostname": hostname,
+        "user_agent": concat!("nsqdelayd/", env!("CARGO_PKG_VERSION")),
+        "feature_negotiation": true,
+        "heartbeat_interval": wishes.heartbeat_interval.as_millis(),
+        "tls_v1": wishes.carriage.tls.is_some(),
+    });
+    if let Some(msg_timeout) = wishes.msg_timeout {
+        identity["msg_timeout"] = u64::try_from(msg_timeout.as_millis()).unwrap_or(0).into();
+    }
+    if wishes.unbuffered {
+        identity["output_buffer_size"] = (-1).into();
+        identity["output_buffer_timeout"] = (-1).into();
+    }
+    match wishes.carriage.compression {
+        None => {}
+        Some(Compression::Snappy) => identity["snappy"] = true.into(),
+        Some(Compression::Deflate(level)) => {
+            identity["deflate"] = true.into();
+            identity["deflate_level"] = level.into();
+        }
+    }
+    identity.to_string()
+}
