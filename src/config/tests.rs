@@ -365,10 +365,7 @@ fn files_of_tls_and_tokens_that_cannot_be_used_are_named() {
             vec![("auth_http_address", "https://a/auth")],
             "needs tls_root_ca_file",
         ),
-        (
-            vec![("auth_http_address", "a b")],
-            "host:port, or a URL",
-        ),
+        (vec![("auth_http_address", "a b")], "host:port, or a URL"),
         (vec![("tokens_file", junk.as_str())], "is not TOML"),
         (vec![("tokens_file", "/nonexistent")], "cannot be read"),
         (vec![("max_deflate_level", "10")], "from 1 to 9"),
