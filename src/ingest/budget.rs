@@ -7,6 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// What a message takes beside its body, roughly, while it is on its way.
 pub(super) const MESSAGE_OVERHEAD: usize = 128;
 
+/// Who holds no more than this may have the last sixteenth of a budget as well: clients with huge or
+/// endless bodies must not keep out those with small ones.
+const SMALL: usize = 64 * 1024;
+
 /// There is no room now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Crowded;
@@ -54,9 +58,16 @@ impl Share {
         let used = &self.budget.used;
         if bytes > self.held {
             let more = bytes - self.held;
+            let max = self.budget.max;
+            let held = self.held;
             let grow = |used: usize| {
-                used.checked_add(more)
-                    .filter(|used| *used <= self.budget.max)
+                used.checked_add(more).filter(|sum| {
+                    *sum <= if bytes <= SMALL || used == held {
+                        max
+                    } else {
+                        max - max / 16
+                    }
+                })
             };
             used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grow)
                 .map_err(|_full| Crowded)?;
@@ -93,5 +104,19 @@ mod tests {
         assert_eq!(other.resize(10), Ok(()));
         drop(other);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn the_last_sixteenth_is_for_those_who_hold_little() {
+        let budget = Budget::new(16 * SMALL);
+        let (mut large, mut small) = (budget.share(), budget.share());
+        // Whoever is alone may have all.
+        assert_eq!(large.resize(16 * SMALL), Ok(()));
+        assert_eq!(large.resize(SMALL), Ok(()));
+        assert_eq!(small.resize(1), Ok(()));
+        assert_eq!(large.resize(15 * SMALL), Err(Crowded));
+        assert_eq!(large.resize(15 * SMALL - 1), Ok(()));
+        assert_eq!(small.resize(SMALL), Ok(()));
+        assert_eq!(small.resize(SMALL + 1), Err(Crowded));
     }
 }

@@ -21,6 +21,9 @@ mod quota;
 pub mod reply;
 mod session;
 
+#[cfg(fuzzing)]
+pub use api_v1::fuzzing;
+
 use access::{Access, Hosts};
 use tokio_rustls::rustls::ServerConfig;
 

@@ -6,6 +6,8 @@ mod cancel;
 mod dead_letters;
 mod draft;
 mod envelope;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod json;
 mod list;
 mod messages;

@@ -91,7 +91,7 @@ pub(super) fn go_duration(text: &str) -> Result<Delay, Problem> {
         )
     };
     let unsigned = text.strip_prefix('+').unwrap_or(text);
-    if unsigned == "0" || unsigned == "-0" {
+    if unsigned == "0" || text == "-0" {
         return Ok(Delay(0));
     }
     let mut rest = unsigned;
@@ -297,6 +297,8 @@ mod tests {
             ("99999999999999999999h", Ok(u64::MAX)),
             ("", bad),
             ("5", bad),
+            ("-0", Ok(0)),
+            ("+-0", bad),
             ("-1s", bad),
             ("1 s", bad),
             (" 1s", bad),

@@ -6,6 +6,7 @@ mod gate;
 mod query;
 mod target;
 mod timed;
+mod unread;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -48,6 +49,7 @@ use crate::transport::tls::Peer;
 use gate::Gate;
 use target::RawTarget;
 use timed::{Progress, TimedIo};
+use unread::Lent;
 
 /// Most bytes of a request's head; hyper keeps a read buffer of this size at most.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -351,11 +353,14 @@ impl Server {
         let refusal = refusal.or_else(|| nsqd_http::bad_request(&request));
         let refusal = refusal.or_else(|| self.tls_required.map(nsqd_http::tls_required));
         let (router, gate) = (self.router.clone(), self.gate.clone());
+        let (request, unread) = unread::lend(request);
         Box::pin(async move {
-            let response = match refusal {
+            let mut response = match refusal {
                 Some(refusal) => refusal,
                 None => route(router, &gate, &visitor, request).await,
             };
+            // What still comes of the body must not be taken for the next request.
+            unread.finish(&mut response).await;
             progress.answered();
             Ok(response)
         })
@@ -367,13 +372,13 @@ async fn route(
     mut router: Router,
     gate: &Gate,
     visitor: &Visitor,
-    request: Request<Incoming>,
+    request: Request<Lent<Incoming>>,
 ) -> Response<Body> {
     let caller = match gate.admit(&request, visitor).await {
         Ok(caller) => caller,
         Err(refusal) => return *refusal,
     };
-    let answered = CALLER.scope(caller, async { router.call(request).await });
+    let answered = CALLER.scope(caller, async { router.call(request.map(Body::new)).await });
     match answered.await {
         Ok(response) => response,
         Err(never) => match never {},

@@ -258,3 +258,32 @@ async fn a_drain_answers_what_was_asked_and_closes_what_is_idle() {
     door.tracker.close();
     door.tracker.wait().await;
 }
+
+#[tokio::test]
+async fn a_body_that_comes_after_its_refusal_is_not_the_next_request() {
+    let door = HttpDoor::open().await;
+    let json = "Content-Type: application/json\r\n";
+    for (path, status) in [("/v1/messages?no=1", 400), ("/nope", 404), ("/ping", 405)] {
+        let mut line = Line::connect(&door.address).await;
+        let body = r#"{"topic":"t","body":"x"}"#;
+        let whole = request("POST", path, json, body);
+        for _ in 0..3 {
+            let (head, body) = whole.split_at(whole.len() - body.len());
+            line.send(head).await;
+            // The head alone is enough to refuse it.
+            tokio::task::yield_now().await;
+            line.send(body).await;
+            assert_eq!(line.reply(true).await.status, status, "{path}");
+        }
+        // One that never comes is not waited for.
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+        );
+        let reply = line.ask(head).await;
+        assert_eq!(
+            (reply.status, reply.header("Connection")),
+            (status, "close")
+        );
+        assert!(line.is_closed().await);
+    }
+}

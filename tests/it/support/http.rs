@@ -1,7 +1,7 @@
 //! A small HTTP client that blocks: what it sends is what the test wrote.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -93,6 +93,12 @@ impl Http {
     /// Sends bytes as they are.
     pub(crate) fn send_raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.stream.get_mut().write_all(bytes)
+    }
+
+    /// Closes the sending half.
+    pub(crate) fn half_close(&self) {
+        // The server may have reset the connection already.
+        drop(self.stream.get_ref().shutdown(Shutdown::Write));
     }
 
     /// Reads one answer.

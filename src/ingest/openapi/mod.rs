@@ -19,15 +19,14 @@ use utoipa::openapi::{
     RefOr, Required, Schema, Type,
 };
 
-use crate::ingest::api_v1::{
-    HEADERS_MAX, IDS_MAX, ITEMS_MAX, Operation, PAGE_SIZE, PAGE_SIZE_MAX, Params, schemas,
-};
+mod requests;
+
+use crate::ingest::api_v1::{Operation, PAGE_SIZE, PAGE_SIZE_MAX, Params, schemas};
 use crate::ingest::http::Shared;
 use crate::ingest::problem::{Code, Problem};
-use crate::message::{ClientId, TopicName};
+use crate::message::ClientId;
+use requests::{ID_PATTERN, delay, id, time, topic};
 
-const TOPIC_PATTERN: &str = "^[.a-zA-Z0-9_-]+(#ephemeral)?$";
-const ID_PATTERN: &str = "^[!-.0-z|~]+$";
 const PROBLEM_TYPE: &str = "application/problem+json";
 
 /// `GET /v1/openapi.json`
@@ -35,8 +34,7 @@ pub(super) async fn document(
     State(_shared): State<Arc<Shared>>,
     request: Request,
 ) -> Result<Response, Problem> {
-    static TEXT: LazyLock<String> =
-        LazyLock::new(|| serde_json::to_string(&describe()).unwrap_or_default());
+    static TEXT: LazyLock<String> = LazyLock::new(|| whole().to_string());
     Params::none(request.uri())?;
     let kind = [(
         header::CONTENT_TYPE,
@@ -45,14 +43,23 @@ pub(super) async fn document(
     Ok((kind, TEXT.as_str()).into_response())
 }
 
-fn describe() -> OpenApi {
-    let mut components = ComponentsBuilder::new().schemas_from_iter(schemas());
-    for (name, schema) in requests() {
-        // Our own constants: a schema that does not parse would fail the test below.
-        if let Ok(schema) = serde_json::from_value::<RefOr<Schema>>(schema) {
-            components = components.schema(name, schema);
+/// The document. Schemas of requests say more than utoipa's types can, so they are put in as they are.
+fn whole() -> Value {
+    let mut document = serde_json::to_value(describe()).unwrap_or_default();
+    if let Some(Value::Object(schemas)) = document.pointer_mut("/components/schemas") {
+        schemas.extend(requests::schemas());
+    }
+    for status in ["201", "200"] {
+        let created = format!("/paths/~1v1~1messages/post/responses/{status}");
+        if let Some(Value::Object(response)) = document.pointer_mut(&created) {
+            response.insert("links".to_owned(), requests::links_of_created());
         }
     }
+    document
+}
+
+fn describe() -> OpenApi {
+    let components = ComponentsBuilder::new().schemas_from_iter(schemas());
     let mut paths = PathsBuilder::new().build();
     for operation in Operation::ALL {
         let (method, path) = operation.route();
@@ -388,12 +395,10 @@ fn path_id() -> Parameter {
 }
 
 fn path_topic() -> Parameter {
-    let schema = json!({"type": "string", "minLength": 1, "maxLength": TopicName::LEN_MAX,
-        "pattern": TOPIC_PATTERN});
-    let mut topic = parameter("topic", "The topic", schema);
-    topic.parameter_in = ParameterIn::Path;
-    topic.required = Required::True;
-    topic
+    let mut name = parameter("topic", "The topic", topic());
+    name.parameter_in = ParameterIn::Path;
+    name.required = Required::True;
+    name
 }
 
 fn paging_params() -> Vec<Parameter> {
@@ -436,92 +441,13 @@ fn raw_params() -> Vec<Parameter> {
     ]
 }
 
-fn topic() -> Value {
-    json!({"type": "string", "minLength": 1, "maxLength": TopicName::LEN_MAX,
-        "pattern": TOPIC_PATTERN})
-}
-
-fn id() -> Value {
-    json!({"type": "string", "minLength": 1, "maxLength": ClientId::LEN_MAX,
-        "pattern": ID_PATTERN,
-        "description": "Printable ASCII without space, / and braces; not of the shape of a minted id"})
-}
-
-fn delay() -> Value {
-    json!({"description": "Milliseconds, or a duration as Go writes it: 250ms, 1.5h, 1m30s. At most \
-            max_delay.",
-        "oneOf": [{"type": "integer", "minimum": 0}, {"type": "string",
-            "pattern": "^\\+?(0|(([0-9]+\\.?[0-9]*|\\.[0-9]+)(ns|us|µs|ms|s|m|h))+)$"}]})
-}
-
-fn time() -> Value {
-    json!({"description": "Unix milliseconds, or RFC 3339. The past means now; at most max_delay ahead.",
-        "oneOf": [{"type": "integer", "minimum": 0}, {"type": "string", "format": "date-time"}]})
-}
-
-/// The schemas of the requests, and of this description.
-fn requests() -> Vec<(&'static str, Value)> {
-    let message = json!({"type": "object", "required": ["topic"], "additionalProperties": false,
-    "description": "body or body_base64 is required, and only one of them may be given; likewise \
-        at most one of delay, delay_ms and deliver_at.",
-    "properties": {
-        "id": id(),
-        "topic": topic(),
-        "body": {"type": "string", "minLength": 1, "description": "At most max_msg_size bytes"},
-        "body_base64": {"type": "string", "minLength": 1, "contentEncoding": "base64",
-            "description": "For bodies that are not UTF-8"},
-        "delay": delay(), "delay_ms": delay(), "deliver_at": time(),
-        "envelope": {"type": "string", "enum": ["json"], "description": "Consumers get a JSON document with id (if \
-            given), headers, and body or body_base64"},
-        "headers": {"type": "object", "maxProperties": HEADERS_MAX,
-            "additionalProperties": {"type": "string"}, "description": "Only with envelope"},
-    }});
-    let list = |of: Value, max: usize| {
-        json!({"type": "array", "minItems": 1,
-        "maxItems": max, "items": of})
-    };
-    let by_ref = json!({"$ref": "#/components/schemas/CreateMessage"});
-    vec![
-        ("CreateMessage", message),
-        (
-            "CreateBatch",
-            json!({"type": "object", "required": ["messages"],
-            "additionalProperties": false,
-            "properties": {"messages": list(by_ref, ITEMS_MAX)}}),
-        ),
-        (
-            "MoveMessage",
-            json!({"type": "object", "additionalProperties": false,
-            "description": "Exactly one of the three.",
-            "properties": {"delay": delay(), "delay_ms": delay(), "deliver_at": time()}}),
-        ),
-        (
-            "CancelMany",
-            json!({"type": "object", "additionalProperties": false,
-            "description": "ids, or filter (with page_token to go on).",
-            "properties": {
-                "ids": list(json!({"type": "string"}), IDS_MAX),
-                "filter": {"type": "object", "additionalProperties": false,
-                    "description": "At least one of the three.",
-                    "properties": {"topic": topic(), "due_from": time(), "due_to": time()}},
-                "page_token": {"type": "string"},
-            }}),
-        ),
-        ("OpenApi", json!({"type": "object"})),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn described() -> Value {
-        serde_json::to_value(describe()).unwrap()
-    }
-
     #[test]
     fn every_operation_is_described_with_its_statuses() {
-        let document = described();
+        let document = whole();
         assert!(
             document["openapi"].as_str().unwrap().starts_with("3.1"),
             "{document}"
@@ -555,7 +481,7 @@ mod tests {
 
     #[test]
     fn every_reference_leads_somewhere() {
-        let document = described();
+        let document = whole();
         let text = document.to_string();
         let mut count = 0;
         for part in text.split("\"$ref\":\"#").skip(1) {
@@ -567,16 +493,13 @@ mod tests {
     }
 
     #[test]
-    fn every_schema_of_ours_is_understood() {
-        for (name, schema) in requests() {
-            let parsed: RefOr<Schema> = serde_json::from_value(schema).unwrap();
-            let text = serde_json::to_string(&parsed).unwrap();
-            assert!(text.len() > 10, "{name}");
-        }
-        let document = described();
+    fn limits_are_those_that_hold() {
+        let document = whole();
         let limit = &document["components"]["schemas"]["CreateBatch"]["properties"]["messages"];
-        assert_eq!(limit["maxItems"], ITEMS_MAX);
+        assert_eq!(limit["maxItems"], crate::ingest::api_v1::ITEMS_MAX);
         let params = &document["paths"]["/v1/messages"]["get"]["parameters"];
         assert!(params.to_string().contains("\"maximum\":1000"), "{params}");
+        let created = &document["paths"]["/v1/messages"]["post"]["responses"]["201"];
+        assert!(created["links"]["cancel"].is_object(), "{created}");
     }
 }
