@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -117,34 +118,52 @@ async fn expect_ok(reader: &mut Reader) -> Result<(), Fault> {
     Err(Fault::Unexpected(text(&answer)))
 }
 
+/// The body of IDENTIFY; what is left out is nsqd's own default.
+#[derive(Serialize)]
+struct Wish<'a> {
+    client_id: &'a str,
+    hostname: &'a str,
+    user_agent: &'a str,
+    feature_negotiation: bool,
+    heartbeat_interval: u128,
+    tls_v1: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    msg_timeout: Option<u128>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_buffer_size: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_buffer_timeout: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snappy: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deflate: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deflate_level: Option<u32>,
+}
+
 /// The body of IDENTIFY.
 fn json(wishes: &Wishes) -> String {
     let hostname = rustix::system::uname()
         .nodename()
         .to_string_lossy()
         .into_owned();
-    let mut identity = serde_json::json!({
-        "client_id": hostname.split('.').next().unwrap_or_default(),
-        "hostname": hostname,
-        "user_agent": concat!("nsqdelayd/", env!("CARGO_PKG_VERSION")),
-        "feature_negotiation": true,
-        "heartbeat_interval": wishes.heartbeat_interval.as_millis(),
-        "tls_v1": wishes.carriage.tls.is_some(),
-    });
-    if let Some(msg_timeout) = wishes.msg_timeout {
-        identity["msg_timeout"] = u64::try_from(msg_timeout.as_millis()).unwrap_or(0).into();
-    }
-    if wishes.unbuffered {
-        identity["output_buffer_size"] = (-1).into();
-        identity["output_buffer_timeout"] = (-1).into();
-    }
-    match wishes.carriage.compression {
-        None => {}
-        Some(Compression::Snappy) => identity["snappy"] = true.into(),
-        Some(Compression::Deflate(level)) => {
-            identity["deflate"] = true.into();
-            identity["deflate_level"] = level.into();
-        }
-    }
-    identity.to_string()
+    let deflate_level = match wishes.carriage.compression {
+        Some(Compression::Deflate(level)) => Some(level),
+        _ => None,
+    };
+    let identity = Wish {
+        client_id: hostname.split('.').next().unwrap_or_default(),
+        hostname: &hostname,
+        user_agent: concat!("nsqdelayd/", env!("CARGO_PKG_VERSION")),
+        feature_negotiation: true,
+        heartbeat_interval: wishes.heartbeat_interval.as_millis(),
+        tls_v1: wishes.carriage.tls.is_some(),
+        msg_timeout: wishes.msg_timeout.map(|timeout| timeout.as_millis()),
+        output_buffer_size: wishes.unbuffered.then_some(-1),
+        output_buffer_timeout: wishes.unbuffered.then_some(-1),
+        snappy: (wishes.carriage.compression == Some(Compression::Snappy)).then_some(true),
+        deflate: deflate_level.map(|_| true),
+        deflate_level,
+    };
+    serde_json::to_string(&identity).unwrap_or_default()
 }
