@@ -471,7 +471,7 @@ fn requests() -> Vec<(&'static str, Value)> {
         "body_base64": {"type": "string", "minLength": 1, "contentEncoding": "base64",
             "description": "For bodies that are not UTF-8"},
         "delay": delay(), "delay_ms": delay(), "deliver_at": time(),
-        "envelope": {"const": "json", "description": "Consumers get a JSON document with id (if \
+        "envelope": {"type": "string", "enum": ["json"], "description": "Consumers get a JSON document with id (if \
             given), headers, and body or body_base64"},
         "headers": {"type": "object", "maxProperties": HEADERS_MAX,
             "additionalProperties": {"type": "string"}, "description": "Only with envelope"},

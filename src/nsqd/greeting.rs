@@ -43,7 +43,9 @@ pub(super) async fn greet(
         Compression::Deflate(_) => identity.deflate,
     });
     if let Some(compression) = agreed {
-        reader.stream.compressed(compression);
+        // The first compressed bytes may have come together with the last that are not.
+        let read = std::mem::take(&mut reader.input);
+        reader.stream.compressed_from(compression, read);
         writer.stream.compressed(compression);
         expect_ok(&mut reader).await?;
     }

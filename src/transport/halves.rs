@@ -101,7 +101,12 @@ pub fn unite(incoming: Incoming, outgoing: Outgoing) -> Option<TcpStream> {
 impl Incoming {
     /// From the next byte on, what comes is compressed. What was read and not unpacked is lost.
     pub fn compressed(&mut self, compression: Compression) {
-        self.raw.clear();
+        self.compressed_from(compression, BytesMut::new());
+    }
+
+    /// The same, where `read` was read beyond the last byte that is not compressed.
+    pub fn compressed_from(&mut self, compression: Compression, read: BytesMut) {
+        self.raw = read;
         self.unpacker = Some(match compression {
             Compression::Snappy => Unpacker::Snappy(Box::new(SnappyReader::new())),
             Compression::Deflate(_level) => Unpacker::Deflate(Box::new(DeflateReader::new())),

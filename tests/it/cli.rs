@@ -94,10 +94,10 @@ fn check_config_prints_what_it_can_read_back() {
         "--shards",
         "8",
         "--redis",
-        "redis://u:secret@h:1",
+        "redis://u:hunter2@h:1",
     ]);
     assert_eq!(printed.status.code(), Some(0));
-    assert!(!out(&printed).contains("u:secret"));
+    assert!(!out(&printed).contains("hunter2"));
     fs::write(&file, out(&printed)).unwrap();
     let again = run(&["check-config", "--config", file.to_str().unwrap()]);
     assert_eq!(again.status.code(), Some(0), "{}", err(&again));

@@ -267,10 +267,11 @@ impl Run {
             self.world.step_ms(3_700_000);
         }
         self.world.heal_clock();
-        self.server.contents().paused.clear();
         let healed = clock();
         loop {
             sleep(Duration::from_millis(500)).await;
+            // Again and again: a late request may have paused it anew.
+            self.server.contents().paused.clear();
             let settled = clock() > healed + Duration::from_secs(18);
             if !settled {
                 continue;

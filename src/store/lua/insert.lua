@@ -15,7 +15,7 @@
 --         where ids are taken, {id, entry, id, entry, ...}; nothing was written
 -- R2 late and taken, R3 counter, R10 closed, R11 a pack with a taken id is refused whole.
 local time = redis.call('TIME')
-local now_us = string.format('%.0f', time[1] * 1000000 + time[2])
+local now_us = string.format('%d', time[1] * 1000000 + time[2])
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local horizon = redis.call('HMGET', KEYS[2], 'handed', 'opened', 'closed', 'watch')
 if horizon[3] then return {'closed', now_us} end
@@ -61,7 +61,7 @@ for p = 1, tonumber(ARGV[2]) do
   verdicts[p] = verdict
 end
 if refused then
-  return {'refused', now_us, string.format('%.0f', math.max(now, handed)), verdicts}
+  return {'refused', now_us, string.format('%d', math.max(now, handed)), verdicts}
 end
 
 local earliest
@@ -80,5 +80,5 @@ for _, pack in ipairs(packs) do
     if pack.due <= watch and (not earliest or pack.due < earliest) then earliest = pack.due end
   end
 end
-if earliest then redis.call('PUBLISH', ARGV[1], string.format('%.0f', earliest)) end
+if earliest then redis.call('PUBLISH', ARGV[1], string.format('%d', earliest)) end
 return {'ok', now_us}

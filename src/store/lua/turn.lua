@@ -18,7 +18,7 @@
 --       | {"busy", now_us, ms_left}: somebody else's claim; nothing was written
 -- why TIME here: the shard has one clock, so instances with skew never deliver early.
 local time = redis.call('TIME')
-local now_us = string.format('%.0f', time[1] * 1000000 + time[2])
+local now_us = string.format('%d', time[1] * 1000000 + time[2])
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ttl = tonumber(ARGV[2])
 local holder = redis.call('GET', KEYS[2])
@@ -31,22 +31,23 @@ if holder and holder ~= ARGV[1] then
   end
   return {'busy', now_us, tostring(left)}
 end
--- A first write that frees memory, though it does nothing: after it Redis lets the script write also when
--- maxmemory is reached, so that settling keeps working when inserts are refused.
+-- %d, not %.0f: exact for what fits a double, and a quarter of its cost.
+local function text(number) return string.format('%d', number) end
 local idle_until, head = tonumber(ARGV[6]), ''
-if idle_until > 0 then redis.call('DEL', KEYS[2]) else redis.call('ZREM', KEYS[4], '') end
-
-local function text(number) return string.format('%.0f', number) end
 local horizon = redis.call('HMGET', KEYS[3], 'handed', 'settled', 'opened', 'below')
 local handed, settled = tonumber(horizon[1] or '0'), tonumber(horizon[2] or '0')
 local opened, below = tonumber(horizon[3] or '0'), horizon[4] or '0'
 
--- settle
+-- settle. The first write is one that frees memory, though it may do nothing: after it Redis lets the
+-- script write also when maxmemory is reached, so that settling keeps working when inserts are refused.
+if idle_until > 0 then redis.call('DEL', KEYS[2]) end
 if tonumber(ARGV[3]) > settled then
   settled = math.min(tonumber(ARGV[3]), handed)
   -- A pack that lies there still may begin up to 4095 ms (the longest window) before S. Its marks stay,
   -- so that a successor knows which of its records were delivered.
   redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', text(settled - 4096))
+elseif idle_until == 0 then
+  redis.call('ZREM', KEYS[4], '')
 end
 local at = 7
 while ARGV[at] do
@@ -76,21 +77,28 @@ if idle_until > 0 then
     idle_until = math.min(idle_until, head_ms)
   end
   opened = math.max(opened, idle_until)
+  redis.call('HSET', KEYS[3], 'handed', text(handed), 'settled', text(settled), 'opened', text(opened))
 else
+  local watch
   local open_to = tonumber(ARGV[5])
   if open_to > 0 then
     -- The owner comes back when the next pack begins, or to renew its claim: an insert before that must
     -- wake it, though it lies beyond what was read and need not be counted.
-    local watch, beyond = open_to + ttl, '(' .. text(open_to * 2048 + 2047)
+    watch = open_to + ttl
+    local beyond = '(' .. text(open_to * 2048 + 2047)
     local next = redis.call('ZRANGEBYSCORE', KEYS[1], beyond, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
     if next[2] then
       local next_ms = math.floor(tonumber(next[2]) / 2048)
       head = text(next_ms)
       watch = math.min(watch, next_ms)
     end
-    redis.call('HSET', KEYS[3], 'watch', text(watch))
   end
   redis.call('SET', KEYS[2], ARGV[1], 'PX', ttl)
+  if watch then
+    redis.call('HSET', KEYS[3], 'handed', text(handed), 'settled', text(settled), 'opened', text(opened),
+      'watch', text(watch))
+  else
+    redis.call('HSET', KEYS[3], 'handed', text(handed), 'settled', text(settled), 'opened', text(opened))
+  end
 end
-redis.call('HSET', KEYS[3], 'handed', text(handed), 'settled', text(settled), 'opened', text(opened))
 return {'ok', now_us, text(handed), text(settled), text(opened), below, holder and '0' or '1', head, handed_before}

@@ -174,9 +174,13 @@ fn consume(record: &Mutex<Record>, address: &str, topic: &str) -> std::io::Resul
     record.lock().unwrap().subscribed = true;
     let mut finished = Vec::new();
     loop {
-        let frame = nsqd.read()?;
+        // A heartbeat may be what comes last: waiting for more after it, with nothing finished, would
+        // be for ever.
+        let frame = nsqd.read_any()?;
         let at_us = unix_us();
-        if frame.kind == MESSAGE {
+        if frame.is_heartbeat() {
+            nsqd.send(b"NOP\n")?;
+        } else if frame.kind == MESSAGE {
             finished.extend(b"FIN ");
             finished.extend(&frame.payload[MESSAGE_HEAD - 16..MESSAGE_HEAD]);
             finished.push(b'\n');

@@ -24,6 +24,11 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
+    /// Whether it asks for a sign of life.
+    pub(crate) fn is_heartbeat(&self) -> bool {
+        self.kind == RESPONSE && self.payload == b"_heartbeat_"
+    }
+
     /// Whether it is the reply `OK`.
     pub(crate) fn is_ok(&self) -> bool {
         self.kind == RESPONSE && self.payload == b"OK"
@@ -89,7 +94,7 @@ impl Producer {
     pub(crate) fn read(&mut self) -> std::io::Result<Frame> {
         loop {
             let frame = self.read_any()?;
-            if frame.kind != RESPONSE || frame.payload != b"_heartbeat_" {
+            if !frame.is_heartbeat() {
                 return Ok(frame);
             }
             self.send(b"NOP\n")?;
