@@ -68,6 +68,7 @@ fn auth(secret: &str) -> Vec<u8> {
 const GRANTED: &str = r#"{"identity":"who \u003c\u0026\u003e","identity_url":"http://id/\xc3\xa9","permission_count":1}"#;
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases is one thing")]
 async fn auth_is_answered_and_enforced_as_by_nsqd() {
     let both = Both::open().await;
     let publish = [b"PUB t\n".as_slice(), HI].concat();

@@ -224,7 +224,7 @@ async fn without_tls_all_but_identify_is_refused_when_it_is_required() {
             let want = format!("!E_INVALID cannot {name} in current state (TLS required)");
             for address in [both.nsqd.tcp.parse().unwrap(), both.door.address] {
                 let seen = transcript(address, &sends, Waits).await;
-                assert_eq!(seen, [want.clone()], "{line:?}");
+                assert_eq!(seen, std::slice::from_ref(&want), "{line:?}");
             }
         }
         for wish in ["", r#","snappy":true"#, r#","tls_v1":true,"deflate":true"#] {
