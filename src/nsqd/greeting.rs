@@ -2,7 +2,9 @@
 //! secret. In nsqd's order: IDENTIFY in plain, TLS, compression, AUTH.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use serde_json::{Map, Value};
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -123,28 +125,40 @@ fn json(wishes: &Wishes) -> String {
         .nodename()
         .to_string_lossy()
         .into_owned();
-    let mut identity = serde_json::json!({
-        "client_id": hostname.split('.').next().unwrap_or_default(),
-        "hostname": hostname,
-        "user_agent": concat!("nsqdelayd/", env!("CARGO_PKG_VERSION")),
-        "feature_negotiation": true,
-        "heartbeat_interval": wishes.heartbeat_interval.as_millis(),
-        "tls_v1": wishes.carriage.tls.is_some(),
-    });
+    let mut identity = Map::new();
+    let mut put = |name: &str, value: Value| identity.insert(name.to_owned(), value);
+    put(
+        "client_id",
+        hostname.split('.').next().unwrap_or_default().into(),
+    );
+    put("hostname", hostname.as_str().into());
+    put(
+        "user_agent",
+        concat!("nsqdelayd/", env!("CARGO_PKG_VERSION")).into(),
+    );
+    put("feature_negotiation", true.into());
+    put("heartbeat_interval", ms(wishes.heartbeat_interval));
+    put("tls_v1", wishes.carriage.tls.is_some().into());
     if let Some(msg_timeout) = wishes.msg_timeout {
-        identity["msg_timeout"] = u64::try_from(msg_timeout.as_millis()).unwrap_or(0).into();
+        put("msg_timeout", ms(msg_timeout));
     }
     if wishes.unbuffered {
-        identity["output_buffer_size"] = (-1).into();
-        identity["output_buffer_timeout"] = (-1).into();
+        put("output_buffer_size", (-1).into());
+        put("output_buffer_timeout", (-1).into());
     }
     match wishes.carriage.compression {
         None => {}
-        Some(Compression::Snappy) => identity["snappy"] = true.into(),
+        Some(Compression::Snappy) => {
+            put("snappy", true.into());
+        }
         Some(Compression::Deflate(level)) => {
-            identity["deflate"] = true.into();
-            identity["deflate_level"] = level.into();
+            put("deflate", true.into());
+            put("deflate_level", level.into());
         }
     }
-    identity.to_string()
+    Value::Object(identity).to_string()
+}
+
+fn ms(duration: Duration) -> Value {
+    u64::try_from(duration.as_millis()).unwrap_or(0).into()
 }

@@ -73,6 +73,10 @@ pub struct Wishes {
 /// What nsqd says of itself.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the fields are nsqd's, and each is an answer of its own"
+)]
 pub struct Identity {
     /// Its version.
     pub version: String,
