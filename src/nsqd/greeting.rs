@@ -2,7 +2,6 @@
 //! secret. In nsqd's order: IDENTIFY in plain, TLS, compression, AUTH.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 use tokio::net::TcpStream;

@@ -57,6 +57,13 @@ impl Findings {
         assert!(found.contains(remedy), "{finding:#}");
     }
 
+    /// A number that is a count.
+    #[track_caller]
+    fn count(&self, check: &str, name: &str) -> u64 {
+        let number = self.number(check, name).to_string();
+        number.parse().unwrap()
+    }
+
     #[track_caller]
     fn number(&self, check: &str, name: &str) -> f64 {
         let finding = self.get("dpub", check);
@@ -207,9 +214,9 @@ fn of_a_stock_nsqd_it_reports_how_many_delayed_messages_came_early() {
     ]);
     // Of 11,000 messages 10,000 fit into nsqd's memory queue.
     findings.check("dpub", "early", "error", "nsqdelayd");
-    assert_eq!(findings.number("early", "messages"), 11_000.0);
-    assert_eq!(findings.number("early", "early"), 1_000.0);
-    assert_eq!(findings.number("early", "lost"), 0.0);
+    assert_eq!(findings.count("early", "messages"), 11_000);
+    assert_eq!(findings.count("early", "early"), 1_000);
+    assert_eq!(findings.count("early", "lost"), 0);
     let (least, most) = (
         findings.number("early", "early_min_ms"),
         findings.number("early", "early_max_ms"),
@@ -217,16 +224,13 @@ fn of_a_stock_nsqd_it_reports_how_many_delayed_messages_came_early() {
     assert!(0.0 < least && least <= most && most < 10_000.0);
     let words = findings.get("dpub", "early")["what"].as_str().unwrap();
     assert!(words.contains("1000 came early"), "{words}");
-    assert_eq!(findings.number("no_channel", "messages"), 10_000.0);
+    assert_eq!(findings.count("no_channel", "messages"), 10_000);
     // One at a time, with a consumer, it is only late.
-    assert_eq!(findings.number("lateness", "messages"), 500.0);
-    assert_eq!(findings.number("lateness", "early"), 0.0);
-    assert_eq!(findings.number("lateness", "lost"), 0.0);
+    assert_eq!(findings.count("lateness", "messages"), 500);
+    assert_eq!(findings.count("lateness", "early"), 0);
+    assert_eq!(findings.count("lateness", "lost"), 0);
     assert!(findings.number("lateness", "late_p50_ms") > 0.0);
-    assert_eq!(
-        findings.number("longest_delay", "delay_ms_max"),
-        3_600_000.0
-    );
+    assert_eq!(findings.count("longest_delay", "delay_ms_max"), 3_600_000);
     findings.check("dpub", "overflow", "warning", "");
     findings.check("dpub", "restart", "remark", "");
     findings.check("dpub", "cancel", "remark", "");
@@ -249,7 +253,7 @@ fn without_nsqds_http_address_the_early_ones_are_counted_too() {
         "--nsqd-tcp-address",
         &nsqd.tcp,
     ]);
-    assert_eq!(findings.number("early", "early"), 200.0);
+    assert_eq!(findings.count("early", "early"), 200);
     let remedy = "/topic/delete?topic=nsqdelayd_doctor_";
     findings.check("dpub", "clean_up", "remark", remedy);
     let log = nsqd.child().log();

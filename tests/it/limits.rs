@@ -154,7 +154,7 @@ fn what_is_under_way_is_bounded_over_all_connections() {
     let mut half = app.producer();
     half.send(b"PUB t\n").unwrap();
     half.send(&32_000_u32.to_be_bytes()).unwrap();
-    half.send(&[b'x'; 31_000]).unwrap();
+    half.send(&vec![b'x'; 31_000]).unwrap();
     let frame = half.read().unwrap();
     assert_eq!(frame.text(), format!("E_PUB_FAILED PUB failed {CROWDED}"));
     redis.cont();

@@ -32,6 +32,15 @@ fn stored(app: &App) -> f64 {
     app.metric("records_stored_total", "")
 }
 
+/// Compares a metric, which is read as a fraction, with the whole number that it must be.
+#[track_caller]
+fn expect(metric: f64, number: u32) {
+    assert!(
+        (metric - f64::from(number)).abs() < 0.5,
+        "{metric} instead of {number}"
+    );
+}
+
 #[test]
 fn what_has_no_delay_does_not_touch_redis() {
     let (redis, nsqd) = (Redis::start(), Nsqd::start());
@@ -56,9 +65,9 @@ fn what_has_no_delay_does_not_touch_redis() {
     assert_eq!(answer.header("x-nsqdelayd-id"), None);
     let answer = app.post(&format!("/mpub?topic={TOPIC}"), b"/mpub 1\n/mpub 2\n");
     assert_eq!((answer.status, answer.text().as_str()), (200, "OK"));
-    assert_eq!(stored(&app), 0.0);
-    assert_eq!(app.metric(PASSED, "taken"), 8.0);
-    assert_eq!(app.metric("messages_accepted_total", ""), 8.0);
+    expect(stored(&app), 0);
+    expect(app.metric(PASSED, "taken"), 8);
+    expect(app.metric("messages_accepted_total", ""), 8);
     consumer.wait_distinct(8);
 
     // What is to wait, or to be found again, is stored.
@@ -72,7 +81,7 @@ fn what_has_no_delay_does_not_touch_redis() {
     consumer.wait_distinct(12);
     consumer.wait_quiet(QUIET);
     assert_eq!(consumer.count(), 12);
-    assert_eq!(stored(&app), 4.0);
+    expect(stored(&app), 4);
 }
 
 /// Commands of both kinds, mixed on one connection: each gets its own answer, in order.
@@ -164,7 +173,7 @@ fn nobody_passes_who_may_not_publish() {
     assert!(answer.text().starts_with("E_AUTH_FIRST"), "{answer:?}");
     assert_eq!(nsqd.message_count("other"), 0);
     assert_eq!(nsqd.message_count(TOPIC), 1);
-    assert_eq!(app.metric(PASSED, ""), 1.0);
+    expect(app.metric(PASSED, ""), 1);
 }
 
 /// What nsqd finds too big is not refused to the producer, who may not know nsqd: it becomes a dead
@@ -295,7 +304,7 @@ fn black_hole() -> String {
 }
 
 fn swallow(mut stream: TcpStream) {
-    let mut scrap = [0; 64 * 1024];
+    let mut scrap = vec![0; 64 * 1024];
     // The magic and IDENTIFY come in one write.
     if stream.read(&mut scrap).is_err() || stream.write_all(b"\0\0\0\x06\0\0\0\0OK").is_err() {
         return;

@@ -98,8 +98,9 @@ fn instance(stepped: &Stepped, nsqd: &Nsqd, hold: &str) -> Builder {
         .flag("--clock-step-hold", hold)
 }
 
-fn wait_held(apps: &[&App], held: f64) {
-    let all = || apps.iter().all(|app| app.metric("clock_held", "") == held);
+fn wait_held(apps: &[&App], held: u32) {
+    let is_so = |app: &&App| format!("{}", app.metric("clock_held", "")) == held.to_string();
+    let all = || apps.iter().all(is_so);
     wait::until("all instances to notice", all);
 }
 
@@ -121,11 +122,11 @@ fn a_clock_that_runs_ahead_for_a_while_makes_nothing_early() {
     let before = stepped.time_us();
     stepped.step_to(HOUR_US);
     assert!(stepped.time_us() - before >= HOUR_US);
-    wait_held(&[&one, &other], 1.0);
+    wait_held(&[&one, &other], 1);
     // Cancels and inserts go on: it is Redis that takes them.
     one.producer().dpub(TOPIC, 0, b"meanwhile");
     stepped.step_to(0);
-    wait_held(&[&one, &other], 0.0);
+    wait_held(&[&one, &other], 0);
     consumer.wait_distinct(LOAD.count);
     consumer.wait_quiet(QUIET);
     ledger.check(&consumer.deliveries()).assert_exact();

@@ -31,12 +31,12 @@ fn registered(lookupds: &[&Nsqlookupd], topics: &[&str]) -> Nsqd {
     for topic in topics {
         nsqd.create_topic(topic);
     }
-    let port = nsqd.tcp.rsplit(':').next().unwrap().to_owned();
+    let port: u64 = nsqd.tcp.rsplit(':').next().unwrap().parse().unwrap();
     for lookupd in lookupds {
         wait::until("nsqlookupd to know the nsqd and its topics", || {
             let nodes = http::get(&lookupd.http, "/nodes").json();
             let nodes = nodes["producers"].as_array().unwrap();
-            let node = nodes.iter().find(|n| n["tcp_port"].to_string() == port);
+            let node = nodes.iter().find(|n| n["tcp_port"] == port);
             node.is_some_and(|n| n["topics"].as_array().unwrap().len() == topics.len())
         });
     }

@@ -32,6 +32,7 @@ pub(super) fn refused(siege: &Siege, name: &str, answer: &Answer, want: (u16, &s
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn hostile_documents_get_their_problem_and_disturb_nobody() {
     let siege = Siege::begin();
     let with = |rest: &str| format!(r#"{{"topic":"t","body":"x",{rest}}}"#);

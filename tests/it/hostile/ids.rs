@@ -65,6 +65,7 @@ fn batches_take_the_good_refuse_the_bad_and_know_an_id_that_comes_twice() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn page_tokens_and_sizes_are_not_to_be_played_with() {
     let siege = Siege::begin();
     for number in 0..30 {
@@ -299,8 +300,11 @@ fn topics_that_differ_only_by_case_are_different_topics() {
     let counts = siege.app.get("/v1/topics").json();
     for topic in topics {
         let counted = counts["topics"].as_array().unwrap().iter();
-        let counted: Vec<&Value> = counted.filter(|t| t["topic"] == topic).collect();
-        assert_eq!(counted, [&json!({"topic": topic, "pending": 1})]);
+        let counted: Vec<&Value> = counted
+            .filter(|t| t["topic"] == topic)
+            .map(|t| &t["pending"])
+            .collect();
+        assert_eq!(counted, [&json!(1)], "{topic}");
         let escaped = topic.replace('#', "%23");
         let listed = siege
             .app

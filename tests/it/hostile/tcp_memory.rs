@@ -37,7 +37,7 @@ fn a_hundred_batches_that_stall_hold_what_they_sent_and_no_more() {
     let (mut refused, mut interrupted) = (0, 0);
     for client in &mut stalled {
         drop(client.socket().unwrap().shutdown(Shutdown::Write));
-        let answer = client.read().unwrap().text();
+        let answer = last_word(client);
         refused += usize::from(answer == OVERLOADED);
         interrupted += usize::from(answer == "E_BAD_MESSAGE MDPUB failed to read message body");
         assert!(client.is_closed());
@@ -47,6 +47,13 @@ fn a_hundred_batches_that_stall_hold_what_they_sent_and_no_more() {
     assert!(refused > 0);
     siege.others_are_served("the end of the millions");
     siege.memory_was_under(AT_REST + IN_FLIGHT);
+}
+
+/// What comes before the close, but for heartbeats: nobody can answer those any more.
+fn last_word(client: &mut Producer) -> String {
+    let mut words = std::iter::from_fn(|| client.read_any().ok()).map(|frame| frame.text());
+    let word = words.find(|word| word != "_heartbeat_");
+    word.expect("an error before the close")
 }
 
 #[test]
@@ -75,7 +82,7 @@ fn the_largest_batch_of_the_smallest_messages_is_taken_or_refused_whole() {
     let mut topics = topics["topics"].as_array().unwrap().iter();
     let counted = topics.find(|topic| topic["topic"] == "t").unwrap();
     assert_eq!(counted["pending"], taken * count);
-    siege.memory_was_under(AT_REST + 512 * MIB);
+    siege.memory_was_under(AT_REST + 256 * MIB);
 }
 
 /// Each CANCEL of an id of NULs has an answer of four times its length.
