@@ -258,6 +258,15 @@ impl Poller {
             && self.shared.held_for().is_none()
     }
 
+    /// Whether nothing but reading on can move S, though there is no room: nothing more may be handed
+    /// out before S moves, and so no room would ever come back. One pack at a time.
+    fn must_read(&self, tenure: &Tenure) -> bool {
+        tenure.in_flight == 0
+            && tenure.ready.is_empty()
+            && tenure.memory.unsettled() >= self.shared.config.unsettled_max
+            && tenure.memory.reading_holds_settle()
+    }
+
     fn turn_is_due(&self, tenure: &Tenure) -> bool {
         if Instant::now() >= tenure.renew_at {
             return true;
@@ -272,7 +281,8 @@ impl Poller {
                 return true;
             }
         }
-        let has_room = self.room() > 0 || memory.open_count() == 0;
+        let must_read = self.must_read(tenure);
+        let has_room = self.room() > 0 || memory.open_count() == 0 || must_read;
         // Also while some wait to be sent: a topic whose turn it is may lie behind them.
         let unsettled = memory.unsettled() >= self.shared.config.unsettled_max;
         let waits = unsettled && !tenure.ready.is_empty();
@@ -294,7 +304,7 @@ impl Poller {
         let now = self.shared.now_bounds().at_most;
         let read_ahead = u64::try_from(self.shared.config.read_ahead.as_millis()).unwrap_or(0);
         let room = if self.may_read() || self.stop.is_cancelled() {
-            self.room()
+            self.room().max(usize::from(self.must_read(tenure)))
         } else {
             0
         };
