@@ -259,11 +259,13 @@ impl Poller {
     }
 
     /// Whether nothing but reading on can move S, though there is no room: nothing more may be handed
-    /// out before S moves, and so no room would ever come back. One pack at a time.
+    /// out before S moves, and so no room would ever come back; or the shard is given up, and the next owner
+    /// would send again what S has not passed. One pack at a time.
     fn must_read(&self, tenure: &Tenure) -> bool {
         tenure.in_flight == 0
             && tenure.ready.is_empty()
-            && tenure.memory.unsettled() >= self.shared.config.unsettled_max
+            && (self.stop.is_cancelled()
+                || tenure.memory.unsettled() >= self.shared.config.unsettled_max)
             && tenure.memory.reading_holds_settle()
     }
 
