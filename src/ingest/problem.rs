@@ -4,7 +4,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use tracing::warn;
+use tracing::{debug, warn};
 use utoipa::ToSchema;
 
 use crate::ingest::metrics::Reason;
@@ -341,7 +341,8 @@ impl From<Error> for Problem {
     }
 }
 
-/// What a client did needs no line in the log; what Redis did does.
+/// What a client did needs no line in the log; what Redis answered does. That it is away is told once, where
+/// the connection is kept, and not for each of thousands of requests: metrics count those.
 pub(super) fn log(error: &Error) {
     match error.kind {
         ErrorKind::Conflict
@@ -352,10 +353,9 @@ pub(super) fn log(error: &Error) {
         | ErrorKind::TopicFull => {}
         ErrorKind::Unavailable
         | ErrorKind::Unknown
-        | ErrorKind::Refused
         | ErrorKind::Overloaded
-        | ErrorKind::SessionLost
-        | ErrorKind::Corrupt => warn!(%error, "request not carried out"),
+        | ErrorKind::SessionLost => debug!(%error, "request not carried out"),
+        ErrorKind::Refused | ErrorKind::Corrupt => warn!(%error, "request not carried out"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Connections to Redis that do not reconnect underneath: a new connection is a new session, and
 //! whoever remembers something of the old one forgets it (R5).
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +41,6 @@ pub(super) struct Link {
     purpose: &'static str,
     server: Server,
     current: watch::Sender<Option<Connected>>,
-    failed: Notify,
     /// 1 while there is a connection.
     up: Option<Gauge>,
 }
@@ -72,7 +72,6 @@ impl Link {
             purpose,
             server,
             current,
-            failed: Notify::new(),
             up,
         });
         let keeper = Arc::clone(&link);
@@ -117,9 +116,6 @@ impl Link {
             is_current
         });
         if gave_up {
-            // Before the keeper is told: only it sets the gauge again.
-            self.count_up(0);
-            self.failed.notify_one();
             self.server.suspect.notify_waiters();
         }
     }
@@ -136,30 +132,38 @@ impl Link {
             number += 1;
             let connection = self.connect().await;
             info!(purpose = self.purpose, number, "connected to redis");
-            // Before anybody can give the connection up.
             self.count_up(1);
             self.current.send_replace(Some(Connected {
                 number,
                 connection: connection.clone(),
             }));
-            loop {
-                tokio::select! {
-                    () = self.failed.notified() => break,
-                    () = self.server.suspect.notified() => {
-                        let mut probe = connection.clone();
-                        let alive = redis::cmd("PING").query_async::<()>(&mut probe).await;
-                        if alive.is_err() {
-                            self.current.send_replace(None);
-                            self.count_up(0);
-                            break;
-                        }
-                    }
-                }
-            }
+            self.hold(number, connection).await;
+            self.count_up(0);
             warn!(
                 purpose = self.purpose,
                 number, "connection to redis given up"
             );
+        }
+    }
+
+    /// Returns when connection `number` has been given up. What is remembered is the number and not that
+    /// something failed: a failure of the connection before it must not end this one.
+    async fn hold(&self, number: u64, connection: MultiplexedConnection) {
+        let mut changes = self.current.subscribe();
+        let mut given_up = pin!(async move {
+            // Fails only without `self`.
+            let _ = changes.wait_for(Option::is_none).await;
+        });
+        loop {
+            tokio::select! {
+                () = &mut given_up => return,
+                () = self.server.suspect.notified() => {
+                    let mut probe = connection.clone();
+                    if redis::cmd("PING").query_async::<()>(&mut probe).await.is_err() {
+                        self.give_up(number);
+                    }
+                }
+            }
         }
     }
 

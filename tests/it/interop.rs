@@ -197,19 +197,20 @@ fn go_nsq_upgrades_and_authenticates() {
     );
 }
 
-/// Not its snappy over TLS, which fails against nsqd too.
+/// Not its snappy over TLS, which fails against nsqd too. Nor is nsqd asked here what is compressed: it writes
+/// a chunk's head and body apart, and pynsq gives its connection up when it reads the one without the other.
 #[test]
 fn pynsq_upgrades_and_authenticates() {
     let secured = Secured::start("false");
     let tls = format!("tls={}", secured.certificates.ca().display());
     let auth = format!("auth={SECRET}");
+    python("publish.py", &secured.other.tcp, "tls", &[&tls]);
     for (topic, word) in [
         ("tls", tls.as_str()),
         ("snappy", "snappy"),
         ("deflate", "deflate"),
     ] {
         let consumer = Consumer::start(&secured.nsqd.tcp, topic);
-        python("publish.py", &secured.other.tcp, topic, &[word]);
         python("publish.py", &secured.app.tcp, topic, &[word, &auth]);
         expect_once_each(&consumer, &script_bodies());
     }
