@@ -1,12 +1,20 @@
-//! A small HTTP client for asking the servers of NSQ's world: one GET at a time, bounded in time and
+//! A small HTTP client for asking the servers of NSQ's world: one request at a time, bounded in time and
 //! size. Uses no proxy, follows no redirect, keeps no connection. Knows nothing of what is asked.
 
 use std::error::Error as _;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use reqwest::RequestBuilder;
+use reqwest::header::{ACCEPT, LOCATION};
 use reqwest::redirect::Policy;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::transport::tls::{self, MinVersion};
+
+const USER_AGENT: &str = concat!("nsqdelayd/", env!("CARGO_PKG_VERSION"));
 
 /// Bounds of one request.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +39,8 @@ pub struct HttpClient {
 pub struct Answer {
     /// The status code.
     pub status: u16,
+    /// Where a redirect leads, as it was written.
+    pub location: Option<String>,
     /// The body.
     pub body: Bytes,
 }
@@ -47,13 +57,31 @@ impl fmt::Display for NoAnswer {
 
 impl std::error::Error for NoAnswer {}
 
+/// What every client of ours begins with: the server is named, so that a proxy set for browsing must not
+/// come between; without `tls` no certificate is good.
+pub fn builder(
+    bounds: Bounds,
+    tls: Option<&ClientConfig>,
+) -> Result<reqwest::ClientBuilder, NoAnswer> {
+    let trusting_none = || tls::client(RootCertStore::empty(), MinVersion::default());
+    let tls = match tls {
+        Some(tls) => tls.clone(),
+        None => trusting_none()
+            .map(Arc::unwrap_or_clone)
+            .map_err(|fault| NoAnswer(fault.to_string()))?,
+    };
+    Ok(reqwest::Client::builder()
+        .user_agent(USER_AGENT)
+        .connect_timeout(bounds.connect)
+        .timeout(bounds.request)
+        .no_proxy()
+        .tls_backend_preconfigured(tls))
+}
+
 impl HttpClient {
-    /// A client with these bounds.
-    pub fn new(bounds: Bounds) -> Result<Self, NoAnswer> {
-        let client = reqwest::Client::builder()
-            .connect_timeout(bounds.connect)
-            .timeout(bounds.request)
-            .no_proxy()
+    /// A client with these bounds; `tls` is for servers that are asked over it.
+    pub fn new(bounds: Bounds, tls: Option<&ClientConfig>) -> Result<Self, NoAnswer> {
+        let client = builder(bounds, tls)?
             .redirect(Policy::none())
             .pool_max_idle_per_host(0)
             .build()
@@ -71,11 +99,16 @@ impl HttpClient {
         query: &[(&str, &str)],
         accept: &'static str,
     ) -> Result<Answer, NoAnswer> {
-        let request = self
-            .client
-            .get(url)
-            .query(query)
-            .header(reqwest::header::ACCEPT, accept);
+        let request = self.client.get(url).query(query).header(ACCEPT, accept);
+        self.ask(request).await
+    }
+
+    /// POST of nothing to `url` with `query` appended. Cancel safe, but it may have taken effect.
+    pub async fn post(&self, url: &str, query: &[(&str, &str)]) -> Result<Answer, NoAnswer> {
+        self.ask(self.client.post(url).query(query)).await
+    }
+
+    async fn ask(&self, request: RequestBuilder) -> Result<Answer, NoAnswer> {
         let mut response = request.send().await.map_err(|error| no_answer(&error))?;
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| no_answer(&error))? {
@@ -84,8 +117,10 @@ impl HttpClient {
             }
             body.extend_from_slice(&chunk);
         }
+        let location = response.headers().get(LOCATION);
         Ok(Answer {
             status: response.status().as_u16(),
+            location: location.map(|text| String::from_utf8_lossy(text.as_bytes()).into_owned()),
             body: body.freeze(),
         })
     }

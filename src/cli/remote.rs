@@ -10,13 +10,18 @@ use serde_json::Value;
 use crate::cli::Failure;
 use crate::cli::settings::Settings;
 use crate::config;
+use crate::http_client::{self, Bounds};
 
 const HTTP_ADDRESS_HELP: &str =
     "HTTP address of a running nsqdelayd [default: 127.0.0.1:4141] [env: NSQDELAYD_HTTP_ADDRESS]";
-/// How long a server may take to answer one request.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long connecting may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const ROOT_CA_HELP: &str =
+    "CA of the server's certificate, in PEM [env: NSQDELAYD_TLS_ROOT_CA_FILE]";
+const BOUNDS: Bounds = Bounds {
+    connect: Duration::from_secs(5),
+    request: Duration::from_secs(30),
+    // The server is trusted not to send more than it was asked for.
+    body_bytes_max: usize::MAX,
+};
 
 /// Which server to talk to.
 #[derive(Debug, Clone, clap::Args)]
@@ -24,6 +29,12 @@ pub(super) struct Target {
     /// Where a running nsqdelayd serves HTTP.
     #[arg(long, value_name = "HOST:PORT", help = HTTP_ADDRESS_HELP)]
     http_address: Option<String>,
+    /// Where it serves HTTPS; needs the CA of its certificate.
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "http_address")]
+    https_address: Option<String>,
+    /// For HTTPS.
+    #[arg(long, value_name = "FILE", help = ROOT_CA_HELP)]
+    tls_root_ca_file: Option<String>,
     /// Prints the server's JSON instead of lines for people.
     #[arg(long)]
     pub(super) json: bool,
@@ -40,6 +51,8 @@ pub(super) struct Answer {
 #[derive(Debug)]
 pub(super) struct Remote {
     address: String,
+    /// With the scheme.
+    base: String,
     token: Option<String>,
     client: reqwest::Client,
     runtime: tokio::runtime::Runtime,
@@ -48,22 +61,33 @@ pub(super) struct Remote {
 impl Remote {
     pub(super) fn new(target: &Target) -> Result<Self, Failure> {
         let mut settings = Settings::default();
-        if let Some(address) = &target.http_address {
-            settings.set("http_address", address.clone());
+        let given = [
+            ("http_address", &target.http_address),
+            ("https_address", &target.https_address),
+            ("tls_root_ca_file", &target.tls_root_ca_file),
+        ];
+        for (key, value) in given {
+            if let Some(value) = value {
+                settings.set(key, value.clone());
+            }
         }
-        let (address, token) = config::remote(&settings.sources())?;
-        let client = reqwest::Client::builder()
-            .timeout(ANSWER_TIMEOUT)
-            .connect_timeout(CONNECT_TIMEOUT)
-            // The server is named; a proxy set for browsing must not come between.
-            .no_proxy()
+        let https = target.https_address.is_some();
+        let config::Remote {
+            address,
+            token,
+            tls,
+        } = config::remote(&settings.sources(), https)?;
+        let client = http_client::builder(BOUNDS, tls.as_deref())
+            .map_err(Failure::because)?
             .build()
             .map_err(Failure::because)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(Failure::because)?;
+        let scheme = if https { "https" } else { "http" };
         Ok(Self {
+            base: format!("{scheme}://{address}"),
             address,
             token,
             client,
@@ -79,7 +103,7 @@ impl Remote {
         query: &[(&str, String)],
         body: Option<Vec<u8>>,
     ) -> Result<Answer, Failure> {
-        let url = format!("http://{}{path}", self.address);
+        let url = format!("{}{path}", self.base);
         let mut request = self.client.request(method, url).query(query);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
@@ -113,7 +137,7 @@ impl Remote {
         } else if error.is_timeout() {
             Failure::Failed(format!(
                 "the server at {address} did not answer in {} s; what was asked may or may not have happened",
-                ANSWER_TIMEOUT.as_secs()
+                BOUNDS.request.as_secs()
             ))
         } else {
             Failure::Failed(format!(

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio_rustls::rustls::ClientConfig;
+
 use crate::config::reader::Reader;
 use crate::ingest::access::{Access, AuthServer, Authd, Hosts, Tokens};
 use crate::transport::tls::{self, MinVersion};
@@ -16,10 +18,7 @@ pub(super) fn access(reader: &mut Reader<'_>) -> Option<Arc<Access>> {
         reader.fault("auth_http_address", remedy);
         Vec::new()
     });
-    let client = reader
-        .file("tls_root_ca_file")
-        .and_then(|pem| tls::roots(&pem).ok())
-        .and_then(|roots| tls::client(roots, MinVersion::default()).ok());
+    let client = client(reader);
     if client.is_none() && servers.iter().any(AuthServer::is_https) {
         let remedy = "is https, which needs tls_root_ca_file: the root of its certificate";
         reader.fault("auth_http_address", remedy);
@@ -35,7 +34,21 @@ pub(super) fn access(reader: &mut Reader<'_>) -> Option<Arc<Access>> {
             Tokens::default()
         }),
     };
-    Access::new(Authd::new(servers, client), tokens).map(Arc::new)
+    let asked = !servers.is_empty();
+    let authd = asked.then(|| Authd::new(servers, client.as_ref()));
+    let authd = authd.transpose().unwrap_or_else(|error| {
+        reader.fault("auth_http_address", format!("cannot be asked: {error}"));
+        None
+    });
+    Access::new(authd, tokens).map(Arc::new)
+}
+
+/// Reads whose certificates are good when we are the one that dials.
+pub(super) fn client(reader: &mut Reader<'_>) -> Option<Arc<ClientConfig>> {
+    reader
+        .file("tls_root_ca_file")
+        .and_then(|pem| tls::roots(&pem).ok())
+        .and_then(|roots| tls::client(roots, MinVersion::default()).ok())
 }
 
 /// Reads the names for browsers; the machine's own is one.

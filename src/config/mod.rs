@@ -13,7 +13,10 @@ pub mod units;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio_rustls::rustls::ClientConfig;
 
 use crate::config::keys::Shape;
 use crate::config::layers::{Entry, Layers, Origin, Sources};
@@ -151,14 +154,35 @@ pub fn load(sources: &Sources) -> Result<Loaded, BadConfig> {
     Ok(Loaded { config, layers })
 }
 
-/// Reads only where HTTP is served and the token to show there, if any, for the commands that talk to a
-/// running server.
-pub fn remote(sources: &Sources) -> Result<(String, Option<String>), BadConfig> {
+/// A running server, for the commands that talk to it.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    /// Its HTTP address, or its HTTPS one.
+    pub address: String,
+    /// The token to show there.
+    pub token: Option<String>,
+    /// For HTTPS.
+    pub tls: Option<Arc<ClientConfig>>,
+}
+
+/// Reads only where a server is and how to talk to it: over HTTPS if `https`.
+pub fn remote(sources: &Sources, https: bool) -> Result<Remote, BadConfig> {
     let layers = Layers::load(sources)?;
     let mut reader = Reader::new(&layers);
-    let address = reader.address("http_address");
-    let token = Some(reader.text("token")).filter(|token| !token.is_empty());
-    reader.finish((address, token))
+    let remote = Remote {
+        address: reader.address(if https {
+            "https_address"
+        } else {
+            "http_address"
+        }),
+        token: Some(reader.text("token")).filter(|token| !token.is_empty()),
+        tls: https.then(|| access::client(&mut reader)).flatten(),
+    };
+    if https && remote.tls.is_none() {
+        let remedy = "is needed by https_address; name the root of the server's certificate";
+        reader.fault("tls_root_ca_file", remedy);
+    }
+    reader.finish(remote)
 }
 
 impl Loaded {

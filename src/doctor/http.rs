@@ -4,27 +4,29 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// How long an answer may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::http_client::{Answer, Bounds, HttpClient, NoAnswer};
+
+const BOUNDS: Bounds = Bounds {
+    connect: Duration::from_secs(2),
+    request: Duration::from_secs(5),
+    body_bytes_max: 4 * 1024 * 1024,
+};
+const ANYTHING: &str = "*/*";
 
 /// The HTTP API of one nsqd.
 #[derive(Debug, Clone)]
 pub(super) struct Http {
     /// `host:port`.
     pub(super) address: String,
-    client: reqwest::Client,
+    client: HttpClient,
 }
 
 impl Http {
     /// At an address that was given.
-    pub(super) fn at(address: &str) -> Result<Self, reqwest::Error> {
+    pub(super) fn at(address: &str) -> Result<Self, NoAnswer> {
         Ok(Self {
             address: address.to_owned(),
-            client: reqwest::Client::builder()
-                .timeout(ANSWER_TIMEOUT)
-                // The server is named; a proxy set for browsing must not come between.
-                .no_proxy()
-                .build()?,
+            client: HttpClient::new(BOUNDS, None)?,
         })
     }
 
@@ -43,21 +45,30 @@ impl Http {
     }
 
     /// Deletes a topic with all its channels.
-    pub(super) async fn delete_topic(&self, topic: &str) -> Result<(), reqwest::Error> {
+    pub(super) async fn delete_topic(&self, topic: &str) -> Result<(), String> {
         let url = format!("http://{}/topic/delete", self.address);
-        let request = self.client.post(url).query(&[("topic", topic)]);
-        request.send().await?.error_for_status().map(drop)
+        success(self.client.post(&url, &[("topic", topic)]).await).map(drop)
     }
 
-    async fn get(&self, path: &str) -> Result<Value, reqwest::Error> {
+    async fn get(&self, path: &str) -> Result<Value, String> {
         let url = format!("http://{}{path}", self.address);
-        let answer = self.client.get(url).send().await?;
-        answer.error_for_status()?.json().await
+        let answer = success(self.client.get(&url, &[], ANYTHING).await)?;
+        serde_json::from_slice(&answer.body).map_err(|error| error.to_string())
     }
 
     /// What `/ping` says: nsqd's own opinion of its health.
-    pub(super) async fn ping(&self) -> Result<String, reqwest::Error> {
+    pub(super) async fn ping(&self) -> Result<String, NoAnswer> {
         let url = format!("http://{}/ping", self.address);
-        self.client.get(url).send().await?.text().await
+        let answer = self.client.get(&url, &[], ANYTHING).await?;
+        Ok(String::from_utf8_lossy(&answer.body).into_owned())
+    }
+}
+
+fn success(answer: Result<Answer, NoAnswer>) -> Result<Answer, String> {
+    let answer = answer.map_err(|error| error.to_string())?;
+    if answer.status == 200 {
+        Ok(answer)
+    } else {
+        Err(format!("status {}", answer.status))
     }
 }

@@ -59,11 +59,14 @@ pub(super) async fn examine(address: &str, connect: Duration) -> (Vec<String>, F
 }
 
 async fn nodes(address: &str, connect: Duration) -> Result<Vec<String>, String> {
-    let client = HttpClient::new(Bounds {
-        connect,
-        request: ANSWER_TIMEOUT,
-        body_bytes_max: ANSWER_BYTES_MAX,
-    });
+    let client = HttpClient::new(
+        Bounds {
+            connect,
+            request: ANSWER_TIMEOUT,
+            body_bytes_max: ANSWER_BYTES_MAX,
+        },
+        None,
+    );
     let client = client.map_err(|error| error.to_string())?;
     let url = format!("http://{address}/nodes");
     let answer = client.get(&url, &[], ACCEPT).await;

@@ -40,11 +40,14 @@ impl Discovery {
         if lookupds == 0 {
             return None;
         }
-        let client = HttpClient::new(Bounds {
-            connect: config.dial_timeout,
-            request: ANSWER_TIMEOUT,
-            body_bytes_max: ANSWER_BYTES_MAX,
-        });
+        let client = HttpClient::new(
+            Bounds {
+                connect: config.dial_timeout,
+                request: ANSWER_TIMEOUT,
+                body_bytes_max: ANSWER_BYTES_MAX,
+            },
+            None,
+        );
         match client {
             Ok(client) => Some(Arc::new(Self {
                 client,

@@ -152,7 +152,7 @@ impl Link {
         let mut changes = self.current.subscribe();
         let mut given_up = pin!(async move {
             // Fails only without `self`.
-            let _ = changes.wait_for(Option::is_none).await;
+            drop(changes.wait_for(Option::is_none).await);
         });
         loop {
             tokio::select! {

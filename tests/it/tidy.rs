@@ -20,7 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("nsqd", &["nsq", "transport"]),
     ("finding", &[]),
     ("store", &["message", "id", "shard", "monotonic", "finding"]),
-    ("http_client", &[]),
+    ("http_client", &["transport"]),
     (
         "forward",
         &["message", "nsq", "nsqd", "http_client", "transport"],
@@ -93,6 +93,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "message",
             "nsq",
+            "http_client",
             "finding",
             "config",
             "telemetry",
@@ -105,7 +106,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 /// What only some modules may name, then the path prefixes of those modules.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("redis::", &["store/"]),
-    ("reqwest::", &["http_client.rs", "doctor/http.rs", "cli/"]),
+    ("reqwest::", &["http_client.rs", "cli/"]),
     ("deadpool_redis::", &["store/"]),
     ("axum::", &["ingest/"]),
     ("utoipa::", &["ingest/"]),

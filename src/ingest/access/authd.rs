@@ -1,32 +1,30 @@
-//! Asks auth servers as nsqd does: one at random, the next when it fails. Speaks HTTP/1.1 on a
-//! connection of its own for each question; the answers are what is kept.
+//! Asks auth servers as nsqd does: one at random, the next when it fails. Each question has a connection
+//! of its own; the answers are what is kept.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, to_bytes};
-use axum::http::{HeaderValue, Request, StatusCode, Uri, header, uri::Scheme};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use axum::body::Bytes;
+use axum::http::{Uri, uri::Scheme};
 use regex::{Regex, RegexBuilder};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
-use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
-use tokio_rustls::rustls::pki_types::ServerName;
 use tracing::warn;
 
 use super::{Denied, Grant, Grants, Role, Secret, Visitor};
+use crate::http_client::{Bounds, HttpClient, NoAnswer};
 
 /// nsqd's defaults of `--http-client-connect-timeout` and `--http-client-request-timeout`.
-const CONNECT_MAX: Duration = Duration::from_secs(2);
-const REQUEST_MAX: Duration = Duration::from_secs(5);
-/// Longest answer that is read.
-const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+const BOUNDS: Bounds = Bounds {
+    connect: Duration::from_secs(2),
+    request: Duration::from_secs(5),
+    body_bytes_max: 1024 * 1024,
+};
+/// As nsqd asks.
+const ACCEPT: &str = "application/vnd.nsq; version=1.0";
 /// Most memory that one pattern of an answer may take.
 const PATTERN_BYTES_MAX: usize = 1024 * 1024;
 /// Go's client follows as many redirects.
@@ -80,16 +78,19 @@ impl fmt::Display for AuthServer {
 #[derive(Debug)]
 pub struct Authd {
     servers: Vec<AuthServer>,
-    tls: Option<Arc<ClientConfig>>,
+    client: HttpClient,
     questions: Semaphore,
 }
 
 impl Authd {
-    /// `None` without servers. `tls` is for those that are asked over it.
-    pub fn new(servers: Vec<AuthServer>, tls: Option<Arc<ClientConfig>>) -> Option<Self> {
-        (!servers.is_empty()).then(|| Self {
+    /// Asks these; `tls` is for those that are asked over it.
+    pub fn new(
+        servers: Vec<AuthServer>,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Result<Self, NoAnswer> {
+        Ok(Self {
             servers,
-            tls,
+            client: HttpClient::new(BOUNDS, tls.map(Arc::as_ref))?,
             questions: Semaphore::new(QUESTIONS_MAX),
         })
     }
@@ -105,7 +106,7 @@ impl Authd {
         let mut denied = Denied::Unavailable("no auth server".to_owned());
         for server in order.take(self.servers.len()) {
             let question = self.ask(format!("{server}?{parameters}"));
-            let answer = match timeout(REQUEST_MAX, question).await {
+            let answer = match timeout(BOUNDS.request, question).await {
                 Ok(answer) => answer.and_then(|body| grants(&body).map_err(Denied::Unavailable)),
                 Err(_elapsed) => Err(Denied::Unavailable("it took too long".to_owned())),
             };
@@ -129,87 +130,18 @@ impl Authd {
         let unavailable = |why: &str| Denied::Unavailable(why.to_owned());
         for _ in 0..=REDIRECTS_MAX {
             let uri: Uri = url.parse().map_err(|_bad| unavailable("not a URL"))?;
-            let answer = self.get(&uri).await.map_err(Denied::Unavailable)?;
+            let answer = self.client.get(&url, &[], ACCEPT).await;
+            let answer = answer.map_err(|error| unavailable(&error.to_string()))?;
             let next = match answer.status {
-                StatusCode::OK => return Ok(answer.body),
-                StatusCode::FORBIDDEN if uri.scheme() == Some(&Scheme::HTTP) => {
-                    https_of(&uri, &answer.body)
-                }
-                status if status.is_redirection() => {
-                    answer.location.map(|location| resolve(&uri, &location))
-                }
+                200 => return Ok(answer.body),
+                403 if uri.scheme() == Some(&Scheme::HTTP) => https_of(&uri, &answer.body),
+                300..400 => answer.location.map(|location| resolve(&uri, &location)),
                 _ => None,
             };
             url = next.ok_or_else(|| Denied::Refused(format!("it answered {}", answer.status)))?;
         }
         Err(unavailable("too many redirects"))
     }
-
-    async fn get(&self, uri: &Uri) -> Result<Answer, String> {
-        let host = uri.host().ok_or("no host")?;
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let https = uri.scheme() == Some(&Scheme::HTTPS);
-        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
-        let stream = timeout(CONNECT_MAX, TcpStream::connect((bare, port)))
-            .await
-            .map_err(|_elapsed| "connecting took too long".to_owned())?
-            .map_err(|error| error.to_string())?;
-        if !https {
-            return exchange(stream, uri).await;
-        }
-        let tls = self.tls.clone().ok_or("https needs tls_root_ca_file")?;
-        let name = ServerName::try_from(bare.to_owned()).map_err(|error| error.to_string())?;
-        let stream = TlsConnector::from(tls).connect(name, stream).await;
-        exchange(stream.map_err(|error| error.to_string())?, uri).await
-    }
-}
-
-#[derive(Debug)]
-struct Answer {
-    status: StatusCode,
-    location: Option<String>,
-    body: Bytes,
-}
-
-async fn exchange<S>(stream: S, uri: &Uri) -> Result<Answer, String>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let text = |error: hyper::Error| error.to_string();
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
-    let request = Request::get(target)
-        .header(header::HOST, authority)
-        .header(header::USER_AGENT, "nsqdelayd")
-        .header(header::ACCEPT, "application/vnd.nsq; version=1.0")
-        .body(Body::empty())
-        .map_err(|error| error.to_string())?;
-    let question = async move {
-        let response = sender.send_request(request).await.map_err(text)?;
-        let (head, body) = response.into_parts();
-        let body = to_bytes(Body::new(body), ANSWER_BYTES_MAX)
-            .await
-            .map_err(|error| error.to_string())?;
-        let location = head.headers.get(header::LOCATION);
-        Ok(Answer {
-            status: head.status,
-            location: location.map(HeaderValue::as_bytes).map(text_of),
-            body,
-        })
-    };
-    tokio::pin!(question);
-    // The connection moves only while it is polled; when it has ended, the answer may be there.
-    tokio::select! {
-        biased;
-        answer = &mut question => return answer,
-        ended = connection => ended.map_err(text)?,
-    }
-    question.await
-}
-
-fn text_of(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn https_of(uri: &Uri, body: &[u8]) -> Option<String> {

@@ -37,11 +37,14 @@ struct Producer {
 
 impl Lookup {
     pub(super) fn new(connect: Duration) -> Result<Self, NoAnswer> {
-        let client = HttpClient::new(Bounds {
-            connect,
-            request: ANSWER_TIMEOUT,
-            body_bytes_max: ANSWER_BYTES_MAX,
-        });
+        let client = HttpClient::new(
+            Bounds {
+                connect,
+                request: ANSWER_TIMEOUT,
+                body_bytes_max: ANSWER_BYTES_MAX,
+            },
+            None,
+        );
         Ok(Self { client: client? })
     }
 

@@ -1,5 +1,6 @@
 //! Who is let in over HTTP: TLS that is required, tokens and auth servers, browsers.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use nsqdelayd::ingest::access::{Access, AuthServer as Server, Authd, Hosts, Tokens};
@@ -267,8 +268,8 @@ async fn auth_servers_guard_http_too() {
     let auth = AuthServer::start().await;
     let servers = vec![Server::parse(&auth.address.to_string()).unwrap()];
     let door = HttpDoor::open_with(|config| {
-        let authd = Authd::new(servers, None);
-        config.access = Access::new(authd, Tokens::default()).map(Arc::new);
+        let authd = Authd::new(servers, None).unwrap();
+        config.access = Access::new(Some(authd), Tokens::default()).map(Arc::new);
     })
     .await;
     for (secret, topic, want) in [
@@ -302,8 +303,8 @@ async fn auth_servers_guard_http_too() {
 async fn an_auth_server_that_is_away_is_no_refusal() {
     let server = Server::parse(&format!("127.0.0.1:{}", free_port())).unwrap();
     let door = HttpDoor::open_with(|config| {
-        let authd = Authd::new(vec![server], None);
-        config.access = Access::new(authd, Tokens::default()).map(Arc::new);
+        let authd = Authd::new(vec![server], None).unwrap();
+        config.access = Access::new(Some(authd), Tokens::default()).map(Arc::new);
     })
     .await;
     let reply = ask(&door, "good", "GET", "/v1/topics", "").await;
@@ -478,4 +479,38 @@ fn the_commands_show_the_token_of_their_environment() {
     for secret in [BILLING, WATCH, READER, OPS] {
         assert!(!app.log().contains(secret));
     }
+}
+
+#[test]
+fn the_commands_speak_https_to_who_has_the_right_certificate() {
+    let (certificates, others) = (Certificates::make(), Certificates::make());
+    let (redis, nsqd) = (Redis::start(), Nsqd::start());
+    let mut builder = App::builder().redis(&redis).nsqd(&nsqd);
+    for flag in certificates.flags() {
+        let (name, value) = flag.split_once('=').unwrap();
+        builder = builder.flag(name, value);
+    }
+    let app = builder.flag("--tls-required", "true").start();
+    let stats = |ca: Option<PathBuf>| {
+        let mut stats = command(env!("CARGO_BIN_EXE_nsqdelayd").as_ref());
+        stats.args(["stats", "--json", "--https-address", &app.https()]);
+        if let Some(ca) = ca {
+            stats.arg("--tls-root-ca-file").arg(ca);
+        }
+        let output = stats.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    let (code, stats_json, problem) = stats(Some(certificates.ca()));
+    assert_eq!((code, problem.as_str()), (Some(0), ""));
+    assert!(stats_json.contains(r#""health":"OK""#), "{stats_json}");
+    let (code, _, problem) = stats(Some(others.ca()));
+    assert_eq!(code, Some(1), "{problem}");
+    let (code, _, problem) = stats(None);
+    assert_eq!(code, Some(64), "{problem}");
+    assert!(problem.contains("tls_root_ca_file"), "{problem}");
 }

@@ -36,10 +36,10 @@ impl Both {
         flags.push("--max-msg-size=1000".to_owned());
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let servers = [nobody, somebody].map(|server| Server::parse(&server).unwrap());
-        let authd = Authd::new(servers.to_vec(), None);
+        let authd = Authd::new(servers.to_vec(), None).unwrap();
         let tls = certificates.door("");
         let door = Door::open_with(|config| {
-            config.access = Access::new(authd, Tokens::default()).map(Arc::new);
+            config.access = Access::new(Some(authd), Tokens::default()).map(Arc::new);
             config.transports = Transports {
                 tls: Some(tls),
                 snappy: true,
@@ -269,7 +269,8 @@ async fn the_name_on_a_certificate_is_told_to_the_auth_server() {
     let tls = both.certificates.door("require-verify");
     let servers = vec![Server::parse(&both.auth.address.to_string()).unwrap()];
     both.door = Door::open_with(|config| {
-        config.access = Access::new(Authd::new(servers, None), Tokens::default()).map(Arc::new);
+        config.access =
+            Access::new(Some(Authd::new(servers, None).unwrap()), Tokens::default()).map(Arc::new);
         config.transports.tls = Some(tls);
     })
     .await;
