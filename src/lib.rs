@@ -44,4 +44,5 @@ pub mod phase;
 pub mod shard;
 pub mod store;
 pub mod telemetry;
+pub mod timer;
 pub mod transport;

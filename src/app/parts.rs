@@ -20,6 +20,7 @@ use crate::ingest::{self, Intake};
 use crate::phase::Phase;
 use crate::store::{ClaimStore, RedisStore};
 use crate::telemetry;
+use crate::timer::Clock;
 
 /// What runs, by the steps of a stop.
 #[derive(Debug)]
@@ -158,7 +159,7 @@ fn start_dispatch(
         claims,
         forward,
         metrics,
-        dispatch::Clock::of_machine(),
+        Clock::of_machine(),
         &stage.tracker,
         stop,
     );

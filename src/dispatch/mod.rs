@@ -11,7 +11,6 @@ mod retry;
 mod settings;
 mod steps;
 mod tenure;
-mod timer;
 mod turn;
 
 use std::collections::BTreeMap;
@@ -29,16 +28,15 @@ use tracing::{info, warn};
 
 pub use metrics::Metrics;
 pub use settings::Config;
-pub use timer::{Clock, Timers};
 
 use crate::dispatch::gate::Gate;
 use crate::dispatch::pauses::Pauses;
 use crate::dispatch::poller::{News, Poller, Shared, Status};
 use crate::dispatch::steps::Steps;
-use crate::dispatch::timer::Timer;
 use crate::forward::Forward;
 use crate::shard::{InstanceId, ShardId, owner_of};
 use crate::store::{ClaimStore, Wake};
+use crate::timer::{Clock, Timer};
 
 /// Time after an instance's expiry at which it is looked for.
 const EXPIRY_MARGIN: Duration = Duration::from_millis(5);

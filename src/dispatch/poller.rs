@@ -18,7 +18,6 @@ use crate::dispatch::pauses::Pauses;
 use crate::dispatch::settings::Config;
 use crate::dispatch::steps::{Seen, Steps};
 use crate::dispatch::tenure::{Ended, Tenure};
-use crate::dispatch::timer::{Clock, Timer};
 use crate::dispatch::turn::{Key, Memory, Reply, ToSend};
 use crate::forward::{Deadline, DueMessage, Forward};
 use crate::message::UnixMs;
@@ -26,6 +25,7 @@ use crate::shard::ShardId;
 use crate::store::{
     ClaimStore, ClaimToken, Error, ErrorKind, NowBounds, ReadPack, Session, Turn, TurnReply,
 };
+use crate::timer::{Clock, Timer};
 
 /// A shard whose next message is due sooner than this keeps its claim, in ms: releasing and claiming
 /// again costs a turn.

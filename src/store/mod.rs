@@ -12,6 +12,7 @@ mod entry;
 mod examine;
 mod holding;
 mod keys;
+mod linger;
 mod listing;
 mod lookup;
 mod metrics;

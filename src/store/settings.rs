@@ -15,6 +15,8 @@ pub struct Config {
     pub pack_window: Duration,
     /// Size up to which a pack is filled, in bytes.
     pub pack_bytes: usize,
+    /// Longest wait of an insert for more messages, when they come densely; zero: none.
+    pub pack_linger: Duration,
     /// Most bytes that one insert carries.
     pub insert_bytes_max: usize,
     /// Most bytes that wait for an insert; more is refused at once.

@@ -1,5 +1,5 @@
 //! Gathers what the doors accept into inserts: what came in while the last write was under way goes
-//! into the next one. Nobody waits to fill a pack.
+//! into the next one. How long an insert waits for more: `linger`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -17,9 +18,11 @@ use crate::shard::ShardId;
 use crate::store::connect::{Connected, is_broken, was_refused};
 use crate::store::core::{AHEAD_MS, Core};
 use crate::store::entry::{Entry, Kind};
+use crate::store::linger::Linger;
 use crate::store::packing::{self, Packed, Stamped, digest_of};
 use crate::store::script::{self, InsertReply, Verdict};
 use crate::store::{Error, ErrorKind, Receipt};
+use crate::timer::{Timer, Timers};
 
 /// Most inserts of messages with minted ids that are under way at once. Two: while Redis works on
 /// one, the next gathers and is sent.
@@ -57,6 +60,8 @@ impl Writer {
             requests,
             queued_bytes: Arc::clone(&queued_bytes),
             next_shard: fastrand::u16(..),
+            linger: Linger::new(core.config.pack_linger, Instant::now()),
+            messages_a_request: 1,
         };
         core.tracker.spawn(gatherer.run(stop));
         Self {
@@ -107,18 +112,27 @@ struct Gatherer {
     requests: mpsc::UnboundedReceiver<Request>,
     queued_bytes: Arc<AtomicUsize>,
     next_shard: u16,
+    linger: Linger,
+    /// Of the last insert: what is queued is counted in requests.
+    messages_a_request: usize,
 }
 
 impl Gatherer {
     async fn run(mut self, stop: CancellationToken) {
         let mut inserts = FuturesUnordered::new();
+        let timer = Timer::new(Timers::Kernel);
         loop {
+            let look_at = self.linger.look_at();
             tokio::select! {
                 biased;
                 Some(bytes) = inserts.next(), if !inserts.is_empty() => {
                     self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
                 }
-                request = self.requests.recv(), if inserts.len() < INSERTS_MAX => {
+                () = timer.sleep_until(look_at.unwrap_or_else(Instant::now)), if look_at.is_some() => {
+                    let queued = self.requests.len() * self.messages_a_request;
+                    self.linger.look(queued, Instant::now());
+                }
+                request = self.requests.recv(), if look_at.is_none() && inserts.len() < INSERTS_MAX => {
                     let Some(request) = request else { break };
                     for insertion in self.gather(request) {
                         inserts.push(insertion.run(Arc::clone(&self.core)));
@@ -136,10 +150,12 @@ impl Gatherer {
         self.next_shard = self.next_shard.wrapping_add(1);
         let rotating = topology.shard(self.next_shard % topology.shards.max(1));
         let mut insertions: Vec<Insertion> = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut messages, mut requests) = (0, 0, 0);
         let mut next = Some(first);
         while let Some(request) = next.take() {
             bytes += request.bytes;
+            messages += request.messages.len();
+            requests += 1;
             let id = request.messages.first().and_then(|m| m.id.as_ref());
             let shard = id.map_or(rotating, |id| topology.shard_of(id));
             match insertions.iter_mut().find(|i| i.shard == shard) {
@@ -153,6 +169,10 @@ impl Gatherer {
                 next = self.requests.try_recv().ok();
             }
         }
+        self.messages_a_request = messages / requests.max(1);
+        let fill_pack = self.core.pack_limits.bytes * messages / bytes.max(1);
+        self.linger
+            .begun(messages, fill_pack.max(1), Instant::now());
         insertions
     }
 }

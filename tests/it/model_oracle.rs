@@ -519,6 +519,7 @@ async fn pair(redis: Redis, seed: u64, tracker: &TaskTracker, stop: &Cancellatio
         shards: SHARDS,
         pack_window: Duration::from_millis(model.pack_window_ms),
         pack_bytes: model.pack_bytes,
+        pack_linger: Duration::ZERO,
         insert_bytes_max: 1 << 20,
         queue_bytes_max: 1 << 24,
         request_timeout: Duration::from_secs(30),

@@ -13,13 +13,17 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("message", &[]),
     ("phase", &[]),
     ("monotonic", &[]),
+    ("timer", &["monotonic"]),
     ("transport", &[]),
     ("shard", &["message"]),
     ("id", &["message", "shard"]),
     ("nsq", &["message"]),
     ("nsqd", &["nsq", "transport"]),
     ("finding", &[]),
-    ("store", &["message", "id", "shard", "monotonic", "finding"]),
+    (
+        "store",
+        &["message", "id", "shard", "monotonic", "timer", "finding"],
+    ),
     ("http_client", &["transport"]),
     (
         "forward",
@@ -27,7 +31,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     (
         "dispatch",
-        &["message", "id", "shard", "monotonic", "store", "forward"],
+        &[
+            "message",
+            "id",
+            "shard",
+            "monotonic",
+            "timer",
+            "store",
+            "forward",
+        ],
     ),
     (
         "ingest",
@@ -79,6 +91,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "shard",
             "phase",
             "monotonic",
+            "timer",
             "nsq",
             "store",
             "forward",

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nsqdelayd::dispatch::{Clock, Config, Dispatcher, Metrics, Timers};
+use nsqdelayd::dispatch::{Config, Dispatcher, Metrics};
 use nsqdelayd::id::MessageId;
 use nsqdelayd::message::{ClientId, Delay, Due, Message, TopicName};
 use nsqdelayd::store::{ErrorKind, ScheduleStore as _};
+use nsqdelayd::timer::{Clock, Timers};
 use prometheus_client::registry::Registry;
 use tokio::time::{advance, sleep};
 use tokio_util::sync::CancellationToken;

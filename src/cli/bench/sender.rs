@@ -142,11 +142,15 @@ impl Share<'_> {
         let mut unanswered = VecDeque::with_capacity(window);
         let mut out = Vec::new();
         loop {
-            while unanswered.len() < window
-                && let Some(command) = commands.next()
-            {
-                self.commands.encode(command, None, &mut out);
-                unanswered.push_back(command);
+            // By halves: a server that answers one by one would otherwise be asked one by one, each with
+            // a write and a read of its own.
+            if unanswered.len() <= window / 2 {
+                while unanswered.len() < window
+                    && let Some(command) = commands.next()
+                {
+                    self.commands.encode(command, None, &mut out);
+                    unanswered.push_back(command);
+                }
             }
             if unanswered.is_empty() {
                 return Ok(());

@@ -71,6 +71,7 @@ impl Bench {
             shards: 1,
             pack_window: Duration::from_secs(1),
             pack_bytes: 14_000,
+            pack_linger: Duration::ZERO,
             insert_bytes_max: 1 << 20,
             queue_bytes_max: 16 << 20,
             request_timeout: Duration::from_secs(10),

@@ -1,6 +1,5 @@
-//! Wakes a shard at the moment that its next message is due. The runtime's own timers round up to
-//! the next ms and one more: at a lateness of 2 ms that is half of it. The kernel's are exact to some
-//! ten µs. Knows nothing of shards.
+//! Alarms that ring when they should. The runtime's own timers round up to the next ms and one more: at a
+//! lateness of 2 ms that is half of it. The kernel's are exact to some ten µs. Knows nothing of what waits.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -17,12 +16,12 @@ use tracing::warn;
 
 use crate::monotonic::boottime;
 
-/// What dispatch measures time by. The simulation has its own, which runs as fast as it likes.
+/// What time is measured by. The simulation has its own, which runs as fast as it likes.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     /// Reading of a clock that also runs while the machine sleeps.
     pub now: fn() -> Duration,
-    /// What wakes a shard.
+    /// What wakes whoever waits.
     pub timers: Timers,
 }
 
@@ -37,35 +36,38 @@ impl Clock {
     }
 }
 
-/// Whose timers wake a shard.
+/// Whose timers wake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Timers {
-    /// A timerfd for each shard.
+    /// A timerfd for each that waits.
     Kernel,
     /// The runtime's, which virtual time drives.
     Runtime,
 }
 
-/// One shard's alarm.
+/// One alarm.
 #[derive(Debug)]
-pub(super) struct Timer {
+pub struct Timer {
     kernel: Option<AsyncFd<OwnedFd>>,
 }
 
 impl Timer {
     /// An alarm of that kind; the runtime's where the kernel gives none.
-    pub(super) fn new(timers: Timers) -> Self {
+    #[must_use]
+    pub fn new(timers: Timers) -> Self {
         let kernel = match timers {
             Timers::Runtime => None,
             Timers::Kernel => kernel_timer()
-                .inspect_err(|error| warn!(%error, "no timerfd: messages go out up to 2 ms later"))
+                .inspect_err(
+                    |error| warn!(%error, "no timerfd: what is due happens up to 2 ms later"),
+                )
                 .ok(),
         };
         Self { kernel }
     }
 
     /// Returns at `at`, not before.
-    pub(super) async fn sleep_until(&self, at: Instant) {
+    pub async fn sleep_until(&self, at: Instant) {
         let left = at.saturating_duration_since(Instant::now());
         // Armed with zero, a timerfd would never ring.
         if left.is_zero() {

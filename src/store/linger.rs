@@ -1,0 +1,193 @@
+//! PURE. How long an insert waits for company. Messages that come one by one, thousands a second, would
+//! each be a pack, and each pack costs an insert and a turn: then a wait of a ms or two pays. Who waits
+//! for its answer before it sends more must not wait for company that cannot come: a wait in which
+//! nothing comes ends, and one that did not pay is not tried again for a while.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A wait pays from so many messages on.
+const WORTH: usize = 12;
+/// How often a wait is looked at: nothing new since the last look ends it.
+const LOOK: Duration = Duration::from_micros(400);
+/// How long nobody waits after a wait that did not pay.
+const REST: Duration = Duration::from_millis(100);
+/// Over which time messages are counted.
+const WINDOW: Duration = Duration::from_millis(8);
+
+/// Says when the next insert may begin.
+#[derive(Debug)]
+pub(super) struct Linger {
+    max: Duration,
+    wait: Option<Wait>,
+    /// Whether what is gathered next was waited for.
+    waited: bool,
+    rest_until: Option<Instant>,
+    window_began: Instant,
+    in_window: usize,
+    /// Messages of the window before.
+    before: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Wait {
+    until: Instant,
+    look_at: Instant,
+    seen: usize,
+    enough: usize,
+}
+
+impl Linger {
+    /// Waits of at most `max`; zero: none.
+    pub(super) fn new(max: Duration, now: Instant) -> Self {
+        Self {
+            max,
+            wait: None,
+            waited: false,
+            rest_until: None,
+            window_began: now,
+            in_window: 0,
+            before: 0,
+        }
+    }
+
+    /// When to look again; `None`: the next insert may begin as soon as there is something for it.
+    pub(super) fn look_at(&self) -> Option<Instant> {
+        self.wait.map(|wait| wait.look_at)
+    }
+
+    /// An insert of so many messages has begun, of which `enough` fill a pack: whether the next one waits.
+    pub(super) fn begun(&mut self, messages: usize, enough: usize, now: Instant) {
+        if self.max.is_zero() {
+            return;
+        }
+        if std::mem::take(&mut self.waited) && messages < WORTH.min(enough) {
+            self.rest_until = Some(now + REST);
+        }
+        self.count(messages, now);
+        let rests = self.rest_until.is_some_and(|until| now < until);
+        if self.is_dense() && !rests {
+            self.wait = Some(Wait {
+                until: now + self.max,
+                look_at: now + LOOK.min(self.max),
+                seen: 0,
+                enough,
+            });
+        }
+    }
+
+    /// So many messages wait now.
+    pub(super) fn look(&mut self, queued: usize, now: Instant) {
+        let Some(wait) = &mut self.wait else {
+            return;
+        };
+        if queued >= wait.enough || queued == wait.seen || now >= wait.until {
+            self.wait = None;
+            self.waited = true;
+        } else {
+            wait.seen = queued;
+            wait.look_at = (now + LOOK).min(wait.until);
+        }
+    }
+
+    fn count(&mut self, messages: usize, now: Instant) {
+        let passed = now.saturating_duration_since(self.window_began);
+        if passed >= WINDOW {
+            // Of a window that was left behind long ago nothing is known.
+            self.before = if passed < WINDOW * 2 {
+                self.in_window
+            } else {
+                0
+            };
+            self.in_window = 0;
+            self.window_began = now;
+        }
+        self.in_window += messages;
+    }
+
+    /// Whether so many come that a whole wait would pay.
+    fn is_dense(&self) -> bool {
+        let in_wait = self.before as u128 * self.max.as_micros() / WINDOW.as_micros();
+        in_wait >= WORTH as u128
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: Duration = Duration::from_millis(2);
+    const ENOUGH: usize = 26;
+
+    /// Plays messages that come evenly, `per_ms`, for 200 ms; an insert takes 150 µs. Returns how many inserts there
+    /// were, and the longest that a message waited.
+    fn play(per_ms: u64, outstanding_max: usize) -> (usize, Duration) {
+        let start = Instant::now();
+        let step = Duration::from_micros(50);
+        let mut linger = Linger::new(MAX, start);
+        let (mut inserts, mut longest) = (0, Duration::ZERO);
+        let mut queue: Vec<Instant> = Vec::new();
+        let mut answered_at: Option<(Instant, usize)> = None;
+        let mut owed_micros = 0;
+        for n in 0..4_000_u32 {
+            let now = start + step * n;
+            owed_micros += per_ms * 50;
+            if let Some((at, _)) = answered_at
+                && now >= at
+            {
+                answered_at = None;
+            }
+            let under_way = answered_at.map_or(0, |(_, messages)| messages);
+            while owed_micros >= 1_000 {
+                owed_micros -= 1_000;
+                if queue.len() + under_way < outstanding_max {
+                    queue.push(now);
+                }
+            }
+            if linger.look_at().is_some_and(|at| now >= at) {
+                linger.look(queue.len(), now);
+            }
+            if linger.look_at().is_none() && answered_at.is_none() && !queue.is_empty() {
+                let oldest = queue.iter().min().copied().unwrap_or(now);
+                longest = longest.max(now - oldest);
+                linger.begun(queue.len(), ENOUGH, now);
+                answered_at = Some((now + step * 3, queue.len()));
+                queue.clear();
+                inserts += 1;
+            }
+        }
+        (inserts, longest)
+    }
+
+    #[test]
+    fn what_comes_densely_is_gathered_and_waits_at_most_so_long() {
+        let (inserts, longest) = play(30, usize::MAX);
+        // 6,000 messages: without a wait, six an insert.
+        assert!(inserts < 6_000 / 20, "{inserts}");
+        assert!(longest <= MAX + LOOK, "{longest:?}");
+    }
+
+    #[test]
+    fn what_comes_now_and_then_does_not_wait() {
+        let (_, longest) = play(2, usize::MAX);
+        assert!(longest <= Duration::from_micros(150), "{longest:?}");
+    }
+
+    #[test]
+    fn few_that_wait_for_their_answers_are_not_held_up() {
+        let (inserts, _) = play(100, 4);
+        // One insert in 150 µs: 1,333 are possible.
+        assert!(inserts > 1_100, "{inserts}");
+    }
+
+    #[test]
+    fn without_a_limit_nobody_waits() {
+        let now = Instant::now();
+        let mut linger = Linger::new(Duration::ZERO, now);
+        for n in 0..1_000 {
+            linger.begun(1_000, ENOUGH, now + WINDOW * n);
+            assert_eq!(linger.look_at(), None);
+        }
+    }
+}
