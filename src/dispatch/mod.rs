@@ -193,6 +193,7 @@ impl Dispatcher {
         for shard in &owned {
             if !self.served.contains_key(shard) {
                 self.serve(*shard);
+                self.shared.pauses.look_again();
                 changed = true;
             }
         }

@@ -56,8 +56,13 @@ impl Pauses {
         if **known != topics {
             info!(paused = topics.len(), "paused topics changed");
             *known = Arc::new(topics);
-            self.passes.store(PASSES, Ordering::Relaxed);
+            self.look_again();
         }
+    }
+
+    /// Shards have come to us: somebody may have held messages there of a topic that was resumed since.
+    pub(super) fn look_again(&self) {
+        self.passes.store(PASSES, Ordering::Relaxed);
     }
 
     fn pass_is_due(&self, every: Duration) -> bool {
@@ -114,7 +119,7 @@ async fn resume(shared: &Shared, shards: Vec<ShardId>) {
                 Ok(false) => break,
                 Err(error) => {
                     warn!(%shard, %error, "what is held was not given back; tried again later");
-                    shared.pauses.passes.store(PASSES, Ordering::Relaxed);
+                    shared.pauses.look_again();
                     break;
                 }
             }

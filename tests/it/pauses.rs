@@ -117,6 +117,7 @@ fn what_is_due_of_a_paused_topic_waits_until_it_is_resumed() {
         topics() == json!({"topics": [{"topic": TOPIC, "pending": 1, "paused": false}]})
     });
     assert_eq!(app.delete("/v1/messages/c").status, 200);
+    assert!(!app.log().contains("was not given back"));
 }
 
 #[test]

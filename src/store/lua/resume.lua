@@ -34,5 +34,8 @@ if ARGV[4] ~= '' then
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[5], ARGV[3], ARGV[3])
 if redis.call('HINCRBY', KEYS[6], ARGV[2], -1) <= 0 then redis.call('HDEL', KEYS[6], ARGV[2]) end
-if redis.call('HINCRBY', KEYS[7], ARGV[2], -ARGV[7]) <= 0 then redis.call('HDEL', KEYS[7], ARGV[2]) end
+-- Lua writes the negative of 0 as -0, which Redis does not take for a number.
+if ARGV[7] ~= '0' and redis.call('HINCRBY', KEYS[7], ARGV[2], -ARGV[7]) <= 0 then
+  redis.call('HDEL', KEYS[7], ARGV[2])
+end
 return {'ok', now_us}
