@@ -1,6 +1,7 @@
 //! What Redis keeps for us, behind two traits: [`ScheduleStore`] for the doors, [`ClaimStore`] for
 //! dispatch. The only home of the `redis` crate and of key names. Knows nothing of NSQ or HTTP.
 
+mod canceller;
 mod checks;
 mod claim;
 mod claims;

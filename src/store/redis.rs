@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::id::{BadId, MessageId};
 use crate::message::{Due, Message, TopicName, UnixMs};
 use crate::monotonic::boottime;
+use crate::store::canceller::Canceller;
 use crate::store::checks::{self, StartError};
 use crate::store::clock::Clock;
 use crate::store::connect::{Link, Server};
@@ -44,6 +45,7 @@ const POOL_WAIT_MS: u64 = 2_000;
 pub struct RedisStore {
     pub(super) core: Arc<Core>,
     writer: Writer,
+    canceller: Canceller,
     pub(super) wakes: Arc<Wakes>,
 }
 
@@ -98,6 +100,7 @@ impl RedisStore {
         }
         learn_time(&core, &mut setup).await;
         let writer = Writer::start(&core, stop.clone());
+        let canceller = Canceller::start(&core, stop.clone());
         let wakes = Arc::new(Wakes::new(client, keys));
         let subscription = Arc::clone(&wakes);
         tracker.spawn(async move {
@@ -109,6 +112,7 @@ impl RedisStore {
         Ok(Arc::new(Self {
             core,
             writer,
+            canceller,
             wakes,
         }))
     }
@@ -146,7 +150,7 @@ impl ScheduleStore for RedisStore {
     }
 
     fn cancel(&self, ids: Vec<MessageId>) -> BoxFuture<'_, Result<Vec<Cancel>, Error>> {
-        Box::pin(async move { lookup::cancel(&self.core, &ids).await })
+        Box::pin(self.canceller.cancel(ids))
     }
 
     fn reschedule(&self, id: MessageId, due: Due) -> BoxFuture<'_, Result<Reschedule, Error>> {

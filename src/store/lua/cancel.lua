@@ -36,22 +36,40 @@ local function only_body(pack, at)
   return len
 end
 
+-- What packs at a score say in their heads. Read once a call: what is cancelled together often lies together.
+local read = {}
+local function packs_at(score)
+  if read[score] then return read[score] end
+  local packs = {}
+  for _, bytes in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], score, score)) do
+    if string.byte(bytes, 1) == 1 then
+      local topics, at = {}, 12
+      for t = 1, string.byte(bytes, 11) do
+        local len = string.byte(bytes, at)
+        topics[t] = string.sub(bytes, at + 1, at + len)
+        at = at + 1 + len
+      end
+      packs[#packs + 1] = {
+        bytes = bytes, nonce = u16(bytes, 3) * 65536 + u16(bytes, 5), count = u16(bytes, 9), topics = topics, directory = at,
+      }
+    end
+  end
+  read[score] = packs
+  return packs
+end
+
 -- The topic of a record, from the pack's directory, how many records the pack has, and of a pack of one
 -- the length of its body.
 local function topic_of(score, nonce, position)
-  for _, pack in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], score, score)) do
-    if string.byte(pack, 1) == 1 and u16(pack, 3) * 65536 + u16(pack, 5) == nonce then
-      local count, topics, at = u16(pack, 9), {}, 12
-      for t = 1, string.byte(pack, 11) do
-        local len = string.byte(pack, at)
-        topics[t] = string.sub(pack, at + 1, at + len)
-        at = at + 1 + len
-      end
-      for record = 0, count - 1 do
-        if u16(pack, at + record * 3) == position then
-          local len = count == 1 and only_body(pack, at + 3) or 0
-          return topics[string.byte(pack, at + record * 3 + 2) + 1], count, len
+  for _, pack in ipairs(packs_at(score)) do
+    if pack.nonce == nonce then
+      local bytes, at = pack.bytes, pack.directory
+      for _ = 1, pack.count do
+        if u16(bytes, at) == position then
+          local len = pack.count == 1 and only_body(bytes, at + 3) or 0
+          return pack.topics[string.byte(bytes, at + 2) + 1], pack.count, len
         end
+        at = at + 3
       end
     end
   end
@@ -64,12 +82,15 @@ local function bury(id, entry)
   redis.call('ZADD', KEYS[6], now + ARGV[1], id)
 end
 
-local function uncount(topic)
-  if redis.call('HINCRBY', KEYS[7], topic, -1) <= 0 then redis.call('HDEL', KEYS[7], topic) end
-end
+-- Counted once a topic, at the end.
+local uncounted = {}
+local function uncount(topic) uncounted[topic] = (uncounted[topic] or 0) + 1 end
+
+-- Mostly there is none: only messages with an id of the producer, moved, parked and held ones have one.
+local any_entry = redis.call('HLEN', KEYS[3]) > 0
 
 local function cancel(id, score, nonce, position, due, mark)
-  local entry, maybe = redis.call('HGET', KEYS[3], id), false
+  local entry, maybe = any_entry and redis.call('HGET', KEYS[3], id), false
   if entry then
     local kind = string.sub(entry, 1, 1)
     if kind == 'C' then return 'cancelled' end
@@ -91,13 +112,17 @@ local function cancel(id, score, nonce, position, due, mark)
   due = tonumber(due)
   -- S first: a mark may outlive the entry that says where its message went.
   if due <= settled then return 'gone' end
-  if redis.call('ZSCORE', KEYS[4], mark) then return 'cancelled' end
-  if due <= handed or maybe then return 'in_flight' end
+  if due <= handed or maybe then
+    return redis.call('ZSCORE', KEYS[4], mark) and 'cancelled' or 'in_flight'
+  end
+  if redis.call('ZADD', KEYS[4], 'NX', due, mark) == 0 then return 'cancelled' end
 
   local topic, count, len = topic_of(score, tonumber(nonce), tonumber(position))
   -- Only after a failover: the id is ours, and what it names was lost.
-  if not topic then return 'gone' end
-  redis.call('ZADD', KEYS[4], due, mark)
+  if not topic then
+    redis.call('ZREM', KEYS[4], mark)
+    return 'gone'
+  end
   uncount(topic)
   if count == 1 and math.floor(tonumber(score) / 2048) > opened then
     redis.call('ZREMRANGEBYSCORE', KEYS[1], score, score)
@@ -111,5 +136,8 @@ local answers = {}
 for at = 2, #ARGV, 6 do
   answers[#answers + 1] =
     cancel(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5])
+end
+for topic, count in pairs(uncounted) do
+  if redis.call('HINCRBY', KEYS[7], topic, -count) <= 0 then redis.call('HDEL', KEYS[7], topic) end
 end
 return answers
