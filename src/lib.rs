@@ -7,12 +7,12 @@
 //!
 //! # Layout, bottom up: a module names only modules above it
 //! - [`message`]: topic, body, delay, due time
-//! - [`phase`], [`monotonic`]: the phases of the process; lengths of time
+//! - [`phase`], [`monotonic`], [`timer`]: the phases of the process; lengths of time; alarms
 //! - [`shard`]: shards, generations, who owns what
 //! - [`id`]: a message's id and the place it names
 //! - [`transport`]: TLS, snappy, deflate
 //! - [`nsq`]: the wire, both directions
-//! - [`http_client`]: questions to servers beside the path: nsqlookupd
+//! - [`http_client`]: questions to servers beside the path: nsqlookupd, auth servers
 //! - [`nsqd`]: a conversation with one nsqd
 //! - [`finding`]: what an examination finds
 //! - [`store`]: Redis: packs, scripts, claims
