@@ -87,11 +87,19 @@ async fn ask(core: Arc<Core>, round: Vec<Request>) {
     for Request { ids, reply } in round {
         let answer = match &result {
             Ok(_) => Ok(answers.by_ref().take(ids.len()).copied().collect()),
-            Err(error) => Err(Error::caused(error.kind, error.to_string())),
+            Err(error) => Err(again(error)),
         };
         // Who has gone away does not hear the outcome; it is cancelled all the same.
         if reply.send(answer).is_err() {
             tracing::trace!("nobody waits for this answer");
         }
+    }
+}
+
+/// The same failure for another caller.
+fn again(error: &Error) -> Error {
+    match &error.source {
+        Some(source) => Error::caused(error.kind, source.to_string()),
+        None => Error::new(error.kind),
     }
 }

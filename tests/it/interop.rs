@@ -72,42 +72,45 @@ fn node(address: &str, topic: &str, words: &[&str]) -> Output {
     succeeds(client.args([host, port, topic, "100"]).args(words))
 }
 
-#[test]
-fn go_nsq_publishes_in_every_way_and_sees_nsqds_errors() {
+/// Publishes to an nsqd and, with the same code, to an instance, and expects the same of both.
+fn at_both(bodies: &[String], publish: impl Fn(&str, &str)) {
     let (redis, nsqd) = (Redis::start(), Nsqd::start());
     let app = App::start(&redis, &nsqd);
-    let consumer = Consumer::start(&nsqd.tcp, TOPIC);
-    let output = go(&app.tcp, TOPIC, &[]);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("2 MiB: E_BAD_MESSAGE"), "{text}");
-    expect_once_each(&consumer, &go_bodies());
+    for (address, topic) in [(&nsqd.tcp, "at_nsqd"), (&app.tcp, TOPIC)] {
+        let consumer = Consumer::start(&nsqd.tcp, topic);
+        publish(address, topic);
+        expect_once_each(&consumer, bodies);
+    }
+}
+
+#[test]
+fn go_nsq_publishes_in_every_way_and_sees_nsqds_errors() {
+    at_both(&go_bodies(), |address, topic| {
+        let output = go(address, topic, &[]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains("2 MiB: E_BAD_MESSAGE"), "{text}");
+    });
 }
 
 #[test]
 fn pynsq_publishes_and_defers() {
-    let (redis, nsqd) = (Redis::start(), Nsqd::start());
-    let app = App::start(&redis, &nsqd);
-    let consumer = Consumer::start(&nsqd.tcp, TOPIC);
-    python("publish.py", &app.tcp, TOPIC, &[]);
-    expect_once_each(&consumer, &script_bodies());
+    at_both(&script_bodies(), |address, topic| {
+        python("publish.py", address, topic, &[]);
+    });
 }
 
 #[test]
 fn nsqjs_publishes_and_defers() {
-    let (redis, nsqd) = (Redis::start(), Nsqd::start());
-    let app = App::start(&redis, &nsqd);
-    let consumer = Consumer::start(&nsqd.tcp, TOPIC);
-    node(&app.tcp, TOPIC, &[]);
-    expect_once_each(&consumer, &script_bodies());
+    at_both(&script_bodies(), |address, topic| {
+        node(address, topic, &[]);
+    });
 }
 
 #[test]
 fn gnsq_publishes_and_defers() {
-    let (redis, nsqd) = (Redis::start(), Nsqd::start());
-    let app = App::start(&redis, &nsqd);
-    let consumer = Consumer::start(&nsqd.tcp, TOPIC);
-    python("gnsq_publish.py", &app.tcp, TOPIC, &[]);
-    expect_once_each(&consumer, &script_bodies());
+    at_both(&script_bodies(), |address, topic| {
+        python("gnsq_publish.py", address, topic, &[]);
+    });
 }
 
 /// An instance and an nsqd to compare it with, both in TLS; the first with a token too.
