@@ -30,6 +30,9 @@ use crate::timer::{Clock, Timer};
 /// A shard whose next message is due sooner than this keeps its claim, in ms: releasing and claiming
 /// again costs a turn.
 const STAY_MS: u64 = 3;
+/// So does one whose next pack begins sooner than this: the turn that reads it settles too, and releasing
+/// and claiming again would double the turns of a shard with a few messages a second.
+const STAY: Duration = Duration::from_millis(250);
 /// Pause after Redis refused a turn.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 /// Pauses before a claim that another owner has is asked for again. Not its whole life: an owner that
@@ -39,7 +42,7 @@ const BUSY_PAUSE_MAX: Duration = Duration::from_millis(300);
 /// Messages done before a turn settles them while others are still under way.
 const SETTLE_BATCH: usize = 1_000;
 /// How long what is done may wait for a turn that hands out anyway.
-const SETTLE_DEFER: Duration = Duration::from_millis(100);
+const SETTLE_DEFER: Duration = STAY;
 /// Reads of a shard that is given up, so that S can pass what was delivered.
 const STOP_READS_MAX: u32 = 8;
 /// Share of a claim's life that must be left to send under it.
@@ -234,10 +237,15 @@ impl Poller {
 
     /// Whether the next message comes so soon that the claim is kept.
     fn stays(&self, tenure: &Tenure) -> bool {
+        let at_most = self.shared.now_bounds().at_most;
+        let next_read = tenure.memory.next_read();
+        // Without an nsqd there is nothing to stay for.
+        let next_read = next_read.filter(|_| self.may_hand_out(tenure));
         !self.stop.is_cancelled()
-            && tenure
+            && (tenure
                 .hint
-                .is_some_and(|due| due <= self.shared.now_bounds().at_most.plus_ms(STAY_MS))
+                .is_some_and(|due| due <= at_most.plus_ms(STAY_MS))
+                || next_read.is_some_and(|due| self.shared.until(due) <= STAY))
     }
 
     fn room(&self) -> usize {
@@ -277,7 +285,8 @@ impl Poller {
         let hands_out = self.may_hand_out(tenure);
         if memory.wants_settle() {
             // A turn that is due soon settles too.
-            let next = memory.next_due().filter(|_| hands_out);
+            let next = [memory.next_due(), memory.next_read()];
+            let next = next.into_iter().flatten().min().filter(|_| hands_out);
             let soon = next.is_some_and(|due| self.shared.until(due) <= SETTLE_DEFER);
             if (tenure.in_flight == 0 && !soon) || memory.done_count() >= SETTLE_BATCH {
                 return true;
