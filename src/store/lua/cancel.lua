@@ -7,7 +7,7 @@
 --   position, due_ms, mark
 -- returns one of "cancelled" | "in_flight" | "gone" | "dead" for each message
 -- An entry is "S score nonce position due maybe digest mark-in-hex": stored there; or "C ...": cancelled; or
--- "D ...": a dead letter; or "H ... topic": held there while its topic is paused. R1 the bytes of an opened pack stay; R7 the index is asked first; R8 maybe.
+-- "D ...": a dead letter; or "H ... topic": held there while its topic is paused. R1 the bytes of an opened pack stay, marks stay; R7 the index is asked first; R8 maybe.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local horizon = redis.call('HMGET', KEYS[2], 'handed', 'settled', 'opened')
@@ -22,8 +22,9 @@ local function u16(text, at)
   return high * 256 + low
 end
 
--- The length of the only body of a pack, whose record begins there: due offset, flags, id, length.
-local function only_body(pack, at)
+-- Where the next record begins after the one that begins there (due offset, flags, id, length, body), and the
+-- length of its body.
+local function after(pack, at)
   while string.byte(pack, at) >= 128 do at = at + 1 end
   local flags = string.byte(pack, at + 1)
   at = at + 2
@@ -33,7 +34,7 @@ local function only_body(pack, at)
     local byte = string.byte(pack, at)
     len, unit, at = len + byte % 128 * unit, unit * 128, at + 1
   until byte < 128
-  return len
+  return at + len, len
 end
 
 -- What packs at a score say in their heads. Read once a call: what is cancelled together often lies together.
@@ -58,21 +59,60 @@ local function packs_at(score)
   return packs
 end
 
--- The topic of a record, from the pack's directory, how many records the pack has, and of a pack of one
--- the length of its body.
-local function topic_of(score, nonce, position)
+-- The pack that has a record, and the record's topic from the pack's directory.
+local function record(score, nonce, position)
   for _, pack in ipairs(packs_at(score)) do
     if pack.nonce == nonce then
-      local bytes, at = pack.bytes, pack.directory
+      local at = pack.directory
       for _ = 1, pack.count do
-        if u16(bytes, at) == position then
-          local len = pack.count == 1 and only_body(bytes, at + 3) or 0
-          return pack.topics[string.byte(bytes, at + 2) + 1], pack.count, len
-        end
+        if u16(pack.bytes, at) == position then return pack, pack.topics[string.byte(pack.bytes, at + 2) + 1] end
         at = at + 3
       end
     end
   end
+end
+
+-- Gives the bytes of what is marked back once that is half of a pack beyond `opened`: rewriting it costs no
+-- more than storing it did. Score, nonce and positions stay, and so do the marks.
+local rewrites = 0
+local function compact(score, pack, marks_begin)
+  local bytes, marks = pack.bytes, {}
+  for i = 1, pack.count do
+    local at = pack.directory + 3 * (i - 1)
+    marks[i] = marks_begin .. string.sub(bytes, at, at + 1)
+  end
+  local marked, kept = redis.call('ZMSCORE', KEYS[4], unpack(marks)), 0
+  for i = 1, pack.count do kept = kept + (marked[i] and 0 or 1) end
+  if kept * 2 > pack.count then return end
+  if kept > 0 then
+    -- Another cancel will find it: no call may take long.
+    if rewrites == 16 then return end
+    rewrites = rewrites + 1
+  end
+
+  local directory, records, dropped = {}, {}, {}
+  local named, at = pack.directory, pack.directory + 3 * pack.count
+  for i = 1, pack.count do
+    local next, len = after(bytes, at)
+    if marked[i] then
+      local topic = pack.topics[string.byte(bytes, named + 2) + 1]
+      dropped[topic] = (dropped[topic] or 0) + len
+    else
+      directory[#directory + 1] = string.sub(bytes, named, named + 2)
+      records[#records + 1] = string.sub(bytes, at, next - 1)
+    end
+    named, at = named + 3, next
+  end
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], score, score)
+  if kept > 0 then
+    local count = string.char(math.floor(kept / 256), kept % 256)
+    redis.call('ZADD', KEYS[1], score, string.sub(bytes, 1, 8) .. count .. string.sub(bytes, 11, pack.directory - 1)
+      .. table.concat(directory) .. table.concat(records))
+  end
+  for topic, len in pairs(dropped) do
+    if redis.call('HINCRBY', KEYS[8], topic, -len) <= 0 then redis.call('HDEL', KEYS[8], topic) end
+  end
+  read[score] = nil
 end
 
 -- The entry says that the message is gone, and ages from now on.
@@ -117,16 +157,17 @@ local function cancel(id, score, nonce, position, due, mark)
   end
   if redis.call('ZADD', KEYS[4], 'NX', due, mark) == 0 then return 'cancelled' end
 
-  local topic, count, len = topic_of(score, tonumber(nonce), tonumber(position))
+  position = tonumber(position)
+  local pack, topic = record(score, tonumber(nonce), position)
   -- Only after a failover: the id is ours, and what it names was lost.
-  if not topic then
+  if not pack then
     redis.call('ZREM', KEYS[4], mark)
     return 'gone'
   end
   uncount(topic)
-  if count == 1 and math.floor(tonumber(score) / 2048) > opened then
-    redis.call('ZREMRANGEBYSCORE', KEYS[1], score, score)
-    if redis.call('HINCRBY', KEYS[8], topic, -len) <= 0 then redis.call('HDEL', KEYS[8], topic) end
+  -- Not each cancel looks at the marks of the whole pack: about eight of them do, evenly over its positions.
+  if math.floor(tonumber(score) / 2048) > opened and position * 8 % pack.count < 8 then
+    compact(score, pack, string.sub(mark, 1, 12))
   end
   if entry then bury(id, entry) end
   return 'cancelled'

@@ -5,7 +5,8 @@ use super::*;
 on_both_servers! {
     beyond_the_opened_the_bytes_come_back;
     within_the_opened_only_the_mark_is_written;
-    a_pack_of_several_keeps_its_bytes;
+    half_a_pack_gives_its_bytes_back;
+    an_opened_pack_keeps_all_its_bytes;
     what_is_handed_out_is_in_flight;
     what_is_settled_is_gone;
     answers_come_in_the_order_asked;
@@ -38,21 +39,97 @@ async fn within_the_opened_only_the_mark_is_written(server: Redis) {
     assert!(bench.pending().is_empty());
 }
 
-async fn a_pack_of_several_keeps_its_bytes(server: Redis) {
-    let bench = Bench::open(server).await;
-    let due = Due::At(UnixMs(bench.now() + HOUR));
-    let batch = vec![message("a", due), message("b", due), message("c", due)];
-    let receipts = bench.store.schedule(batch).await.unwrap();
-    let packs = bench.packs();
-    assert_eq!(packs.len(), 1);
-    assert_eq!(bench.cancel(&receipts[1].id).await, Cancel::Cancelled);
-    assert_eq!(bench.packs(), packs);
-    assert_eq!(bench.pending()[TOPIC], 2);
-    let mut left = Vec::new();
-    for receipt in receipts {
-        left.extend(bench.store.get(receipt.id).await.unwrap().map(|m| m.body));
+/// Ten messages of two topics, of which some have an id, in as few packs as there can be.
+async fn ten(bench: &Bench, due: u64) -> Vec<(MessageId, String)> {
+    let of = |n: usize| Message {
+        topic: TopicName::parse(if n.is_multiple_of(3) {
+            b"bills"
+        } else {
+            b"orders"
+        })
+        .unwrap(),
+        ..message(&format!("body-{n}"), Due::At(UnixMs(due + n as u64)))
+    };
+    let receipts = bench.store.schedule((0..10).map(of).collect()).await;
+    let ids = receipts.unwrap().into_iter().map(|receipt| receipt.id);
+    ids.zip((0..10).map(|n| format!("body-{n}"))).collect()
+}
+
+/// What each of them has for a body; none: it is not there.
+async fn bodies(bench: &Bench, messages: &[(MessageId, String)]) -> Vec<Option<String>> {
+    let mut found = Vec::new();
+    for (id, _) in messages {
+        let stored = bench.store.get(id.clone()).await.unwrap();
+        found.push(stored.map(|m| String::from_utf8(m.body.to_vec()).unwrap()));
     }
-    assert_eq!(left, ["a", "c"]);
+    found
+}
+
+fn only_pack(bench: &Bench) -> Pack {
+    let packs = bench.packs();
+    let [(score, value)] = &packs[..] else {
+        panic!("{} packs", packs.len());
+    };
+    Pack::decode(Score(*score), Bytes::copy_from_slice(value)).unwrap()
+}
+
+async fn half_a_pack_gives_its_bytes_back(server: Redis) {
+    let bench = Bench::open(server).await;
+    let due = bench.now() + HOUR;
+    let messages = ten(&bench, due).await;
+    let whole = only_pack(&bench);
+    let mut cancelled = Vec::new();
+    let mut lens = Vec::new();
+    // From the middle on, so that positions have gaps.
+    for n in [5, 4, 0, 6, 8, 1, 9, 2, 3] {
+        assert_eq!(bench.cancel(&messages[n].0).await, Cancel::Cancelled);
+        cancelled.push(n);
+        let pack = only_pack(&bench);
+        assert_eq!(
+            (pack.score, pack.nonce, pack.stored),
+            (whole.score, whole.nonce, 10)
+        );
+        lens.push(pack.len);
+        let expected: Vec<_> = (0..10)
+            .map(|n| (!cancelled.contains(&n)).then(|| messages[n].1.clone()))
+            .collect();
+        assert_eq!(bodies(&bench, &messages).await, expected);
+        assert_eq!(
+            bench.marks().len(),
+            cancelled.len(),
+            "marks outlive the bytes"
+        );
+        let counted: u64 = bench.pending().values().sum();
+        assert_eq!(counted, 10 - cancelled.len() as u64);
+        let bytes: HashMap<String, u64> = bench.ask("HGETALL :bytes");
+        let mut held: HashMap<String, u64> = HashMap::new();
+        for record in &pack.records {
+            *held.entry(record.topic.to_string()).or_default() += record.body.len() as u64;
+        }
+        assert_eq!(bytes, held);
+    }
+    assert_eq!(lens[3], whole.len, "less than half is cancelled: {lens:?}");
+    assert!(lens[4] < whole.len && lens[8] < lens[4], "{lens:?}");
+    // What has left its pack is cancelled still.
+    assert_eq!(bench.cancel(&messages[5].0).await, Cancel::Cancelled);
+    assert_eq!(bench.cancel(&messages[7].0).await, Cancel::Cancelled);
+    assert!(bench.packs().is_empty() && bench.pending().is_empty());
+    let bytes: HashMap<String, u64> = bench.ask("HGETALL :bytes");
+    assert_eq!(bytes, HashMap::new());
+}
+
+async fn an_opened_pack_keeps_all_its_bytes(server: Redis) {
+    let bench = Bench::open(server).await;
+    let due = bench.now() + HOUR;
+    let messages = ten(&bench, due).await;
+    bench.turn(|turn| turn.open_to = UnixMs(due)).await;
+    let packs = bench.packs();
+    let ids: Vec<_> = messages.iter().map(|(id, _)| id.clone()).collect();
+    let answers = bench.store.cancel(ids).await.unwrap();
+    assert_eq!(answers, [Cancel::Cancelled; 10]);
+    assert_eq!(bench.packs(), packs);
+    assert_eq!(bodies(&bench, &messages).await, [const { None }; 10]);
+    assert!(bench.pending().is_empty());
 }
 
 async fn what_is_handed_out_is_in_flight(server: Redis) {

@@ -374,8 +374,8 @@ impl Shard {
         };
         self.cancelled.insert(place, due);
         self.count(&topic, -1);
-        if count == 1 && place.score.due() > self.opened {
-            self.remove(place.score);
+        if place.score.due() > self.opened && usize::from(place.position) * 8 % count < 8 {
+            self.compact(place);
         }
         if let Some(entry) = entry {
             let kind = Kind::Cancelled;
@@ -384,6 +384,31 @@ impl Shard {
             self.gone.insert(named.id.clone(), now.plus_ms(window_ms));
         }
         Cancel::Cancelled
+    }
+
+    /// What is marked leaves its pack once that is half of it.
+    fn compact(&mut self, place: Place) {
+        let Some(packs) = self.due.get(&place.score) else {
+            return;
+        };
+        let mut packs = packs.clone();
+        for pack in packs.iter_mut().filter(|pack| pack.nonce == place.nonce) {
+            let place_of = |record: &Record| Place {
+                position: record.position,
+                ..place
+            };
+            let mut kept = pack.records.clone();
+            kept.retain(|record| !self.cancelled.contains_key(&place_of(record)));
+            if kept.len() * 2 <= pack.records.len() {
+                pack.records = kept;
+            }
+        }
+        self.remove(place.score);
+        packs.retain(|pack| !pack.records.is_empty());
+        for pack in packs {
+            self.count_bytes(&pack, 1);
+            self.due.entry(pack.score).or_default().push(pack);
+        }
     }
 
     /// `move.lua`
