@@ -1,5 +1,6 @@
 //! A small HTTP client for asking the servers of NSQ's world: one request at a time, bounded in time and
-//! size. Uses no proxy, follows no redirect, keeps no connection. Knows nothing of what is asked.
+//! size. Uses no proxy; those of [`HttpClient`] follow no redirect and keep no connection. Knows nothing of
+//! what is asked.
 
 use std::error::Error as _;
 use std::fmt;
@@ -128,7 +129,7 @@ impl HttpClient {
 
 /// The innermost cause says the most; the outer ones only that a request failed. A query may hold a
 /// secret, so that the address is left out.
-fn no_answer(error: &reqwest::Error) -> NoAnswer {
+pub fn no_answer(error: &reqwest::Error) -> NoAnswer {
     if error.is_timeout() {
         return NoAnswer("no answer in time".to_owned());
     }

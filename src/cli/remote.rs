@@ -130,10 +130,13 @@ impl Remote {
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
         let address = &self.address;
-        let remedy =
-            "start one with `nsqdelayd serve` or `nsqdelayd dev`, or name it with --http-address";
+        let remedy = "start one with `nsqdelayd serve` or `nsqdelayd dev`, or name it with --http-address \
+             (or --https-address, and the root of its certificate with --tls-root-ca-file)";
         if error.is_connect() {
-            Failure::Failed(format!("no nsqdelayd answers at {address}; {remedy}"))
+            let why = http_client::no_answer(error);
+            Failure::Failed(format!(
+                "no nsqdelayd answers at {address}: {why}; {remedy}"
+            ))
         } else if error.is_timeout() {
             Failure::Failed(format!(
                 "the server at {address} did not answer in {} s; what was asked may or may not have happened",

@@ -47,8 +47,13 @@ pub(super) fn access(reader: &mut Reader<'_>) -> Option<Arc<Access>> {
 pub(super) fn client(reader: &mut Reader<'_>) -> Option<Arc<ClientConfig>> {
     reader
         .file("tls_root_ca_file")
-        .and_then(|pem| tls::roots(&pem).ok())
-        .and_then(|roots| tls::client(roots, MinVersion::default()).ok())
+        .and_then(|pem| trusting(&pem))
+}
+
+/// Trusts the certificates of a file; `None`: they are none.
+pub(super) fn trusting(pem: &[u8]) -> Option<Arc<ClientConfig>> {
+    let roots = tls::roots(pem).ok().filter(|roots| !roots.is_empty())?;
+    tls::client(roots, MinVersion::default()).ok()
 }
 
 /// Reads the names for browsers; the machine's own is one.

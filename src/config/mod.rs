@@ -176,13 +176,27 @@ pub fn remote(sources: &Sources, https: bool) -> Result<Remote, BadConfig> {
             "http_address"
         }),
         token: Some(reader.text("token")).filter(|token| !token.is_empty()),
-        tls: https.then(|| access::client(&mut reader)).flatten(),
+        tls: https.then(|| remote_root(&mut reader)).flatten(),
     };
-    if https && remote.tls.is_none() {
-        let remedy = "is needed by https_address; name the root of the server's certificate";
-        reader.fault("tls_root_ca_file", remedy);
-    }
     reader.finish(remote)
+}
+
+fn remote_root(reader: &mut Reader<'_>) -> Option<Arc<ClientConfig>> {
+    const KEY: &str = "tls_root_ca_file";
+    if reader.text(KEY).is_empty() {
+        let remedy = "is needed by https_address; name the root of the server's certificate";
+        reader.fault(KEY, remedy);
+        return None;
+    }
+    let pem = reader.file(KEY)?;
+    let trusting = access::trusting(&pem);
+    if trusting.is_none() {
+        reader.fault(
+            KEY,
+            "has no certificate; name the root of the server's certificate, in PEM",
+        );
+    }
+    trusting
 }
 
 impl Loaded {

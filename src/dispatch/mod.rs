@@ -57,6 +57,8 @@ pub struct Dispatcher {
     last_trim: Instant,
     /// Steps of Redis's clock of which the shards have been told.
     follows: u64,
+    /// Rung when this instance is to end.
+    drain: CancellationToken,
 }
 
 /// A shard that this instance serves.
@@ -104,11 +106,13 @@ impl Dispatcher {
             ending: Vec::new(),
             last_trim: Instant::now(),
             follows: 0,
+            drain,
         };
-        tracker.spawn(dispatcher.run(drain))
+        tracker.spawn(dispatcher.run())
     }
 
-    async fn run(mut self, drain: CancellationToken) {
+    async fn run(mut self) {
+        let drain = self.drain.clone();
         let mut wakes = self.shared.store.wakes();
         let mut beat_at = Instant::now();
         tokio::select! {
@@ -263,17 +267,17 @@ impl Dispatcher {
 
     fn look_at_pauses(&self) {
         let shards: Vec<ShardId> = self.served.keys().copied().collect();
-        let looking = pauses::look(Arc::clone(&self.shared), shards);
+        let looking = pauses::look(Arc::clone(&self.shared), shards, self.drain.clone());
         self.tracker.spawn(looking);
     }
 
     /// Lets old ids age, shard by shard, beside everything else.
     fn trim(&self) {
         let shards: Vec<ShardId> = self.served.keys().copied().collect();
-        let store = Arc::clone(&self.shared.store);
+        let (store, stop) = (Arc::clone(&self.shared.store), self.drain.clone());
         self.tracker.spawn(async move {
             for shard in shards {
-                loop {
+                while !stop.is_cancelled() {
                     match store.trim(shard).await {
                         Ok(true) => {}
                         Ok(false) => break,

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::dispatch::poller::{Poller, Shared};
@@ -16,7 +17,8 @@ use crate::message::TopicName;
 use crate::shard::ShardId;
 use crate::store::{PARK_MAX, ParkTo};
 
-/// Passes over the shards after a change: another poller may just be holding what it found paused.
+/// Passes over the shards after a change, with different heartbeats: another poller may just be holding what it
+/// found paused.
 const PASSES: u32 = 2;
 /// Pause after it could not be learned which topics are paused.
 const LEARN_PAUSE: Duration = Duration::from_millis(100);
@@ -29,9 +31,12 @@ const BYTES_MAX: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct Pauses {
     topics: Mutex<Arc<BTreeSet<TopicName>>>,
+    /// One asks at a time, so that no older answer comes last.
+    asking: tokio::sync::Mutex<()>,
     /// Passes over the shards that are still to be made.
     passes: AtomicU32,
-    busy: AtomicBool,
+    /// Whether a pass is under way.
+    passing: AtomicBool,
     last_pass: Mutex<Instant>,
 }
 
@@ -40,8 +45,9 @@ impl Pauses {
     pub(super) fn new() -> Self {
         Self {
             topics: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
             passes: AtomicU32::new(1),
-            busy: AtomicBool::new(false),
+            passing: AtomicBool::new(false),
             last_pass: Mutex::new(Instant::now()),
         }
     }
@@ -60,23 +66,28 @@ impl Pauses {
         }
     }
 
-    /// Shards have come to us: somebody may have held messages there of a topic that was resumed since.
+    /// Something may be held in our shards that belongs into the queue: shards have come to us, and somebody may
+    /// have held messages there of a topic that was resumed since; or a pass was not completed.
     pub(super) fn look_again(&self) {
         self.passes.store(PASSES, Ordering::Relaxed);
     }
 
+    /// Whether a pass is to be made now.
     fn pass_is_due(&self, every: Duration) -> bool {
         let mut last = self
             .last_pass
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let left = self.passes.load(Ordering::Relaxed);
-        if left == 0 && last.elapsed() < every {
-            return false;
+        let fewer = |left: u32| left.checked_sub(1);
+        let was_asked_for = self
+            .passes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer)
+            .is_ok();
+        let is_due = was_asked_for || last.elapsed() >= every;
+        if is_due {
+            *last = Instant::now();
         }
-        *last = Instant::now();
-        self.passes.store(left.saturating_sub(1), Ordering::Relaxed);
-        true
+        is_due
     }
 }
 
@@ -91,27 +102,32 @@ pub(super) async fn learn(shared: &Shared) {
     }
 }
 
-/// Looks which topics are paused, and gives back what is held of the others in `shards`.
-pub(super) async fn look(shared: Arc<Shared>, shards: Vec<ShardId>) {
+/// Looks which topics are paused, and gives back what is held of the others in `shards`, until `stop`.
+pub(super) async fn look(shared: Arc<Shared>, shards: Vec<ShardId>, stop: CancellationToken) {
     let pauses = &shared.pauses;
-    if pauses.busy.swap(true, Ordering::Relaxed) {
+    {
+        let _one_at_a_time = pauses.asking.lock().await;
+        match shared.store.paused().await {
+            Ok(topics) => pauses.set(topics),
+            Err(error) => return warn!(%error, "which topics are paused is not known anew"),
+        }
+    }
+    // A pass may take long. Meanwhile it is still learned what is paused, and one is enough.
+    if pauses.passing.swap(true, Ordering::Relaxed) {
         return;
     }
-    match shared.store.paused().await {
-        Ok(topics) => {
-            pauses.set(topics);
-            if pauses.pass_is_due(shared.config.sweep) {
-                resume(&shared, shards).await;
-            }
-        }
-        Err(error) => warn!(%error, "which topics are paused is not known anew"),
+    if pauses.pass_is_due(shared.config.sweep) {
+        resume(&shared, shards, &stop).await;
     }
-    pauses.busy.store(false, Ordering::Relaxed);
+    pauses.passing.store(false, Ordering::Relaxed);
 }
 
-async fn resume(shared: &Shared, shards: Vec<ShardId>) {
+async fn resume(shared: &Shared, shards: Vec<ShardId>, stop: &CancellationToken) {
     for shard in shards {
         loop {
+            if stop.is_cancelled() {
+                return;
+            }
             // Anew each time: a topic may be paused again meanwhile.
             let paused = BTreeSet::clone(&shared.pauses.topics());
             match shared.store.resume_held(shard, paused).await {

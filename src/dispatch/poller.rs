@@ -107,15 +107,22 @@ impl Poller {
     /// Serves the shard until `stop`.
     pub(super) async fn run(mut self) {
         let mut head = Some(UnixMs(0));
-        let mut number = 0;
+        let (mut number, mut was_busy) = (0, false);
         loop {
             if !self.wait_for_work(&mut head).await {
                 return;
             }
             number += 1;
             head = match self.tenure(head, number).await {
-                Ended::Idle(next) => next,
+                Ended::Idle(next) => {
+                    if std::mem::take(&mut was_busy) {
+                        // Until its end another owner may have held what it took for paused.
+                        self.shared.pauses.look_again();
+                    }
+                    next
+                }
                 Ended::Busy(left) => {
+                    was_busy = true;
                     self.pause(left.clamp(BUSY_PAUSE_MIN, BUSY_PAUSE_MAX)).await;
                     Some(UnixMs(0))
                 }
@@ -283,17 +290,18 @@ impl Poller {
         }
         let memory = &tenure.memory;
         let hands_out = self.may_hand_out(tenure);
+        let must_read = self.must_read(tenure);
+        let has_room = self.room() > 0 || memory.open_count() == 0 || must_read;
+        let next_read = memory.next_read().filter(|_| has_room);
         if memory.wants_settle() {
             // A turn that is due soon settles too.
-            let next = [memory.next_due(), memory.next_read()];
+            let next = [memory.next_due(), next_read];
             let next = next.into_iter().flatten().min().filter(|_| hands_out);
             let soon = next.is_some_and(|due| self.shared.until(due) <= SETTLE_DEFER);
             if (tenure.in_flight == 0 && !soon) || memory.done_count() >= SETTLE_BATCH {
                 return true;
             }
         }
-        let must_read = self.must_read(tenure);
-        let has_room = self.room() > 0 || memory.open_count() == 0 || must_read;
         // Also while some wait to be sent: a topic whose turn it is may lie behind them.
         let unsettled = memory.unsettled() >= self.shared.config.unsettled_max;
         let waits = unsettled && !tenure.ready.is_empty();
@@ -304,8 +312,9 @@ impl Poller {
             return false;
         }
         let due = |due: UnixMs| self.shared.until(due) == Duration::ZERO;
-        let next_begins = has_room && memory.next_read().is_some_and(due);
-        next_begins || memory.next_due().is_some_and(due) || tenure.hint.is_some_and(due)
+        next_read.is_some_and(due)
+            || memory.next_due().is_some_and(due)
+            || tenure.hint.is_some_and(due)
     }
 
     /// One turn. `Some`: the tenure is over. What forward reports is not taken in while a turn is under

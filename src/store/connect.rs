@@ -156,13 +156,23 @@ impl Link {
         });
         loop {
             tokio::select! {
+                biased;
                 () = &mut given_up => return,
-                () = self.server.suspect.notified() => {
-                    let mut probe = connection.clone();
-                    if redis::cmd("PING").query_async::<()>(&mut probe).await.is_err() {
-                        self.give_up(number);
-                    }
-                }
+                () = self.server.suspect.notified() => {}
+            }
+            let mut probe = connection.clone();
+            let answers = async move {
+                redis::cmd("PING")
+                    .query_async::<()>(&mut probe)
+                    .await
+                    .is_ok()
+            };
+            tokio::select! {
+                biased;
+                () = &mut given_up => return,
+                alive = answers => if !alive {
+                    self.give_up(number);
+                },
             }
         }
     }

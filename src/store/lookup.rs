@@ -1,7 +1,9 @@
 //! Finding, cancelling and moving one message by its id. The index is always asked first (R7).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use redis::RedisError;
 use redis::aio::MultiplexedConnection;
 use tracing::warn;
@@ -256,9 +258,54 @@ pub(super) fn stored(id: MessageId, found: Found) -> Option<Stored> {
 /// Cancels of one script: their shard, whether packs may be large, and each with its place in the answer.
 type Chunk = (ShardId, bool, Vec<(usize, Named)>);
 
-/// Cancels each of `ids`, one script per shard and chunk, all under way together.
-pub(super) async fn cancel(core: &Core, ids: &[MessageId]) -> Result<Vec<Cancel>, Error> {
-    let link = link(core)?;
+/// Cancels each of `ids`, one script per shard and chunk, all under way together. What fails of one chunk says
+/// nothing of the others.
+pub(super) async fn cancel(core: &Core, ids: &[MessageId]) -> Vec<Result<Cancel, Arc<Error>>> {
+    let link = match link(core) {
+        Ok(link) => link,
+        Err(error) => {
+            let error = Arc::new(error);
+            return ids.iter().map(|_| Err(Arc::clone(&error))).collect();
+        }
+    };
+    let mut results: Vec<Result<Cancel, Arc<Error>>> = vec![Ok(Cancel::NotFound); ids.len()];
+    let asking = chunks_of(core, ids).into_iter().map(|(shard, _, chunk)| {
+        let mut connection = link.connection.clone();
+        async move {
+            let (indexes, named): (Vec<usize>, Vec<Named>) = chunk.into_iter().unzip();
+            let keys = core.keys.shard(shard);
+            let window = core.config.dedupe_window;
+            let replies = script::cancel(&mut connection, &keys, window, &named).await;
+            (indexes, replies)
+        }
+    });
+    for (indexes, replies) in join_all(asking).await {
+        let replies: Vec<Result<Cancel, Arc<Error>>> = match replies {
+            Ok(replies) => replies.into_iter().map(|r| Ok(answer_of(r))).collect(),
+            Err(error) => {
+                let error = Arc::new(asked(core, &link, error));
+                indexes.iter().map(|_| Err(Arc::clone(&error))).collect()
+            }
+        };
+        for (index, reply) in indexes.into_iter().zip(replies) {
+            if let Some(result) = results.get_mut(index) {
+                *result = reply;
+            }
+        }
+    }
+    results
+}
+
+fn answer_of(reply: CancelReply) -> Cancel {
+    match reply {
+        CancelReply::Cancelled => Cancel::Cancelled,
+        CancelReply::InFlight => Cancel::InFlight,
+        CancelReply::Gone => Cancel::NotFound,
+        CancelReply::Dead => Cancel::Dead,
+    }
+}
+
+fn chunks_of(core: &Core, ids: &[MessageId]) -> Vec<Chunk> {
     let mut chunks: Vec<Chunk> = Vec::new();
     for (index, id) in ids.iter().enumerate() {
         let (shard, id_text) = (core.shard_of(id), core.id_key.text(id));
@@ -276,33 +323,7 @@ pub(super) async fn cancel(core: &Core, ids: &[MessageId]) -> Result<Vec<Cancel>
             None => chunks.push((shard, big, vec![named])),
         }
     }
-    let asking = chunks.into_iter().map(|(shard, _, chunk)| {
-        let mut connection = link.connection.clone();
-        async move {
-            let (indexes, named): (Vec<usize>, Vec<Named>) = chunk.into_iter().unzip();
-            let keys = core.keys.shard(shard);
-            let window = core.config.dedupe_window;
-            let replies = script::cancel(&mut connection, &keys, window, &named).await?;
-            Ok::<_, RedisError>(indexes.into_iter().zip(replies))
-        }
-    });
-    let mut answers = vec![Cancel::NotFound; ids.len()];
-    for (index, reply) in try_join_all(asking)
-        .await
-        .map_err(|error| asked(core, &link, error))?
-        .into_iter()
-        .flatten()
-    {
-        if let Some(answer) = answers.get_mut(index) {
-            *answer = match reply {
-                CancelReply::Cancelled => Cancel::Cancelled,
-                CancelReply::InFlight => Cancel::InFlight,
-                CancelReply::Gone => Cancel::NotFound,
-                CancelReply::Dead => Cancel::Dead,
-            };
-        }
-    }
-    Ok(answers)
+    chunks
 }
 
 /// Moves a message to another time.

@@ -12,8 +12,8 @@
 //! The directory of positions and topics is of fixed width, so that `cancel.lua` finds a record's
 //! topic without walking over bodies. `offset` is the record's due time less the pack's, in ms.
 //!
-//! If you change this format: raise [`VERSION`], keep reading the one before, change `topic_of` in
-//! `lua/cancel.lua`, add a vector to the tests below, and say so in `docs/redis.md`.
+//! If you change this format: raise [`VERSION`], keep reading the one before, change how
+//! `lua/cancel.lua` reads and rewrites packs, add a vector to the tests below, and say so in `docs/redis.md`.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 

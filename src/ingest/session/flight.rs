@@ -7,12 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
-use tracing::warn;
 
 use crate::id::{BadId, MessageId};
 use crate::ingest::Intake;
 use crate::ingest::access::{Access, Denied, Grants, Secret, Visitor, cancel_as};
 use crate::ingest::budget::MESSAGE_OVERHEAD;
+use crate::ingest::problem;
 use crate::ingest::reply::{self, Asked};
 use crate::message::{Due, Message, TopicName, looks_minted};
 use crate::nsq::command::{Bodies, Command};
@@ -262,7 +262,7 @@ impl Flight {
                         messages: stored,
                     },
                     Err(error) => {
-                        warn!(%error, messages = count, "cannot store");
+                        problem::log(&error);
                         Outcome::NotAccepted {
                             kind: error.kind,
                             messages: count,
@@ -344,7 +344,7 @@ async fn cancel(
         Ok(id) => match ask_to_cancel(intake, id, grants).await {
             Ok(answers) => answers.first().copied().ok_or(ErrorKind::Corrupt),
             Err(error) => {
-                warn!(%error, "cannot cancel");
+                problem::log(&error);
                 Err(error.kind)
             }
         },

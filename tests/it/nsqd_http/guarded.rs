@@ -510,6 +510,7 @@ fn the_commands_speak_https_to_who_has_the_right_certificate() {
     assert!(stats_json.contains(r#""health":"OK""#), "{stats_json}");
     let (code, _, problem) = stats(Some(others.ca()));
     assert_eq!(code, Some(1), "{problem}");
+    assert!(problem.contains("certificate"), "{problem}");
     let (code, _, problem) = stats(None);
     assert_eq!(code, Some(64), "{problem}");
     assert!(problem.contains("tls_root_ca_file"), "{problem}");
