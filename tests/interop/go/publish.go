@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"os"
 	"strings"
 	"time"
@@ -73,6 +75,7 @@ func publish(args []string) error {
 	topic := flags.String("topic", "interop-go", "topic")
 	delay := flags.Duration("delay", 200*time.Millisecond, "delay of what is deferred")
 	refusals := flags.Bool("refusals", true, "also send what must be refused")
+	attempts := flags.Int("attempts", 1, "how often a refusal is asked for whose answer is lost with its connection")
 	carried.register(flags)
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -108,7 +111,7 @@ func publish(args []string) error {
 		}
 	}
 	if *refusals {
-		if err := refused(*tcp, *topic); err != nil {
+		if err := refused(*tcp, *topic, *attempts); err != nil {
 			return err
 		}
 	}
@@ -119,8 +122,9 @@ func publish(args []string) error {
 	return nil
 }
 
-// refused sends what must be refused, each on its own connection, since a refusal closes it.
-func refused(tcp, topic string) error {
+// refused sends what must be refused, each on its own connection, since a refusal closes it. An nsqd closes
+// it with what it has not read of the body, and then the reset may overtake its answer: hence attempts.
+func refused(tcp, topic string, attempts int) error {
 	cases := []struct {
 		name, code string
 		send       func(*nsq.Producer) error
@@ -139,16 +143,29 @@ func refused(tcp, topic string) error {
 		}},
 	}
 	for _, c := range cases {
-		producer, err := newProducer(tcp)
-		if err != nil {
-			return err
+		var err error
+		for attempt := 0; attempt < attempts; attempt++ {
+			producer, broken := newProducer(tcp)
+			if broken != nil {
+				return broken
+			}
+			err = c.send(producer)
+			producer.Stop()
+			if !lost(err) {
+				break
+			}
 		}
-		err = c.send(producer)
-		producer.Stop()
 		if err == nil || !strings.Contains(err.Error(), c.code) {
 			return fmt.Errorf("%s: wanted %s, got %v", c.name, c.code, err)
 		}
 		fmt.Printf("%s: %v\n", c.name, err)
 	}
 	return nil
+}
+
+// lost says whether a connection ended without an answer.
+func lost(err error) bool {
+	var broken *net.OpError
+	return errors.Is(err, nsq.ErrNotConnected) || errors.Is(err, nsq.ErrClosing) || errors.Is(err, io.EOF) ||
+		errors.As(err, &broken)
 }
