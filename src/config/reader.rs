@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::config::layers::{Entry, Layers};
+use crate::config::layers::{Entry, Layers, Origin};
 use crate::config::units::{self, Written};
 use crate::config::{BadConfig, Fault};
 
@@ -60,6 +60,12 @@ impl<'a> Reader<'a> {
             },
         };
         self.faults.push(fault);
+    }
+
+    /// Whether nobody has set it.
+    pub(super) fn is_default(&self, name: &str) -> bool {
+        let entry = self.layers.get(name);
+        entry.is_none_or(|entry| entry.origin == Origin::Default)
     }
 
     /// Any text.

@@ -154,13 +154,19 @@ fn forward(reader: &mut Reader<'_>) -> forward::Config {
 
 fn ingest(reader: &mut Reader<'_>) -> ingest::Config {
     let max_delay = reader.duration("max_delay", ms(1)..=MAX_DELAY_MAX);
+    let heartbeat_interval = reader.duration("heartbeat_interval", HEARTBEAT_MIN..=HEARTBEAT_MAX);
+    let max_heartbeat_interval =
+        reader.duration("max_heartbeat_interval", HEARTBEAT_MIN..=HEARTBEAT_MAX);
     ingest::Config {
         max_msg_size: reader.number("max_msg_size", 1..=MSG_SIZE_MAX),
         max_body_size: reader.number("max_body_size", 1..=MSG_SIZE_MAX),
         max_delay: Delay(u64::try_from(max_delay.as_millis()).unwrap_or(0)),
-        heartbeat_interval: reader.duration("heartbeat_interval", HEARTBEAT_MIN..=HEARTBEAT_MAX),
-        max_heartbeat_interval: reader
-            .duration("max_heartbeat_interval", HEARTBEAT_MIN..=HEARTBEAT_MAX),
+        heartbeat_interval: if reader.is_default("heartbeat_interval") {
+            heartbeat_interval.min(max_heartbeat_interval)
+        } else {
+            heartbeat_interval
+        },
+        max_heartbeat_interval,
         max_connections: reader.number("max_connections", 1..=1_000_000),
         handshake_timeout: reader.duration("handshake_timeout", ms(10)..=s(300)),
         connection_in_flight_bytes_max: reader

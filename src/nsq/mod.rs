@@ -10,7 +10,7 @@ pub mod error_code;
 pub mod frame;
 mod go_json;
 pub mod identify;
-mod mpub;
+pub mod mpub;
 pub mod quote;
 
 /// The version of nsqd whose protocol this is, and that IDENTIFY's answer names.

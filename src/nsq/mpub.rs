@@ -7,6 +7,8 @@ use super::decoder::Limits;
 use super::error_code::{ErrorCode, Refusal};
 use crate::message::{Delay, TopicName};
 
+/// Whatever `max_body_size` is, content of so many bytes is read: nsqd compares it with nothing.
+pub const CONTENT_MIN: usize = 5 << 20;
 /// Bytes of a size.
 pub(super) const SIZE_LEN: usize = 4;
 
@@ -196,14 +198,51 @@ impl Many {
             }
         };
         // nsqd never holds the messages against the declared body size, and so reads on without an
-        // end. We let the declaration be wrong, but not the body be longer than bodies may be.
+        // end. We let the declaration be wrong, but not the body take any amount of memory.
         let total = MPUB_OVERHEAD + seen + MPUB_OVERHEAD_PER_MESSAGE + len;
-        if total > limits.max_body_size {
+        let max = limits.max_body_size.max(CONTENT_MIN);
+        if total > max {
             return Err(Refusal::too_big(
                 ErrorCode::BadBody,
-                format!("{name} body too big {total} > {}", limits.max_body_size),
+                format!("{name} body too big {total} > {max}"),
             ));
         }
         Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_has_an_end_whatever_was_declared() {
+        const MIB: i32 = 1 << 20;
+        let limits = Limits {
+            max_msg_size: 1 << 20,
+            max_body_size: 5_000,
+            max_delay: Delay(0),
+        };
+        let many = Many {
+            topic: TopicName::parse(b"t").unwrap(),
+            delay: None,
+        };
+        let mut next = Part::BodySize;
+        let mut buffer = BytesMut::new();
+        let mut read = |bytes: &[u8]| {
+            buffer.extend_from_slice(bytes);
+            many.read(&mut next, &limits, &mut buffer)
+        };
+        assert!(matches!(read(&5_i32.to_be_bytes()), Ok(None)));
+        assert!(matches!(read(&6_i32.to_be_bytes()), Ok(None)));
+        for _ in 0..4 {
+            assert!(matches!(read(&MIB.to_be_bytes()), Ok(None)));
+            assert!(matches!(read(&b"x".repeat(1 << 20)), Ok(None)));
+        }
+        let refused = read(&MIB.to_be_bytes()).unwrap_err();
+        assert_eq!(
+            format!("{refused:?}"),
+            "E_BAD_BODY MPUB body too big 5242904 > 5242880"
+        );
     }
 }

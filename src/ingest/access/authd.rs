@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::{Uri, uri::Scheme};
-use regex::{Regex, RegexBuilder};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::rustls::ClientConfig;
 use tracing::warn;
 
+use super::go_regexp;
 use super::{Denied, Grant, Grants, Role, Secret, Visitor};
 use crate::http_client::{Bounds, HttpClient, NoAnswer};
 
@@ -25,8 +25,6 @@ const BOUNDS: Bounds = Bounds {
 };
 /// As nsqd asks.
 const ACCEPT: &str = "application/vnd.nsq; version=1.0";
-/// Most memory that one pattern of an answer may take.
-const PATTERN_BYTES_MAX: usize = 1024 * 1024;
 /// Go's client follows as many redirects.
 const REDIRECTS_MAX: usize = 10;
 /// Most questions at once, so that guessing secrets does not turn into an attack on the servers.
@@ -197,7 +195,9 @@ fn escaped(value: &[u8]) -> String {
 
 /// Reads an answer as nsqd's JSON library would, and refuses what nsqd refuses.
 fn grants(body: &[u8]) -> Result<Grants, String> {
-    let answer: Value = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    // Go reads what is no UTF-8 as U+FFFD.
+    let body = String::from_utf8_lossy(body);
+    let answer: Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
     let ttl = match field(&answer, "ttl")? {
         None => 0,
         Some(ttl) => ttl.as_i64().ok_or("ttl is no integer")?,
@@ -221,10 +221,10 @@ fn grants(body: &[u8]) -> Result<Grants, String> {
 /// `publish` is for topics without a channel, so that one of the channels must match the empty name. Who
 /// may publish may take back; who may subscribe sees the messages anyway.
 fn grant(authorization: &Value) -> Result<Option<Grant>, String> {
-    let topics = pattern(&text(authorization, "topic")?)?;
+    let topics = go_regexp::compile(&text(authorization, "topic")?)?;
     let mut empty_channel = false;
     for channel in texts(authorization, "channels")? {
-        empty_channel |= pattern(&channel)?.is_match("");
+        empty_channel |= go_regexp::compile(&channel)?.is_match("");
     }
     let mut roles = Vec::new();
     for permission in texts(authorization, "permissions")? {
@@ -237,13 +237,6 @@ fn grant(authorization: &Value) -> Result<Option<Grant>, String> {
     }
     let topics = Some(topics);
     Ok((!roles.is_empty()).then_some(Grant { roles, topics }))
-}
-
-fn pattern(text: &str) -> Result<Regex, String> {
-    let regex = RegexBuilder::new(text)
-        .size_limit(PATTERN_BYTES_MAX)
-        .build();
-    regex.map_err(|error| error.to_string())
 }
 
 /// A field whatever the case of its name, the last one; `null` is none, and so is a `null` around it.

@@ -49,6 +49,11 @@ pub(in crate::ingest) fn may_publish(messages: &[Message]) -> bool {
     messages.iter().all(|m| may(Role::Publish, &m.topic))
 }
 
+/// Whether [`CALLER`] may know what happens on a topic; where nobody needs a token, everybody may.
+pub(in crate::ingest) fn may_know(topic: &TopicName) -> bool {
+    caller().is_none_or(|grants| grants.may(Role::ReadMetadata, topic))
+}
+
 fn somewhere(role: Role) -> Result<(), Error> {
     if caller().is_some_and(|grants| grants.may_somewhere(role)) {
         Ok(())

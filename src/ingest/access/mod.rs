@@ -2,6 +2,7 @@
 //! grants cover a deed on a topic. Knows nothing of sockets and requests.
 
 mod authd;
+mod go_regexp;
 mod guard;
 mod origin;
 mod tokens;
@@ -15,7 +16,7 @@ use regex::Regex;
 use tokio::time::Instant;
 
 pub use authd::{AuthServer, Authd, BadAuthServer};
-pub(super) use guard::{CALLER, Guarded, cancel_as, may_publish};
+pub(super) use guard::{CALLER, Guarded, cancel_as, may_know, may_publish};
 pub(super) use origin::Alien;
 pub use origin::Hosts;
 pub use tokens::{BadTokens, Tokens};

@@ -53,6 +53,8 @@ use unread::Lent;
 
 /// Most bytes of a request's head; hyper keeps a read buffer of this size at most.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Most headers of a request.
+const HEADERS_MAX: usize = 1_000;
 /// How long a kept-alive connection may be idle. nsqd has no such limit; half-open clients need one.
 const IDLE_MAX: Duration = Duration::from_mins(10);
 /// After an answer that ends the connection: how long, and how much, is still read and thrown away,
@@ -308,6 +310,7 @@ impl Server {
             .timer(TokioTimer::new())
             .header_read_timeout(IDLE_MAX)
             .max_buf_size(HEAD_BYTES_MAX)
+            .max_headers(HEADERS_MAX)
             .half_close(true)
             // As Go writes them: X-Nsq-Content-Type.
             .title_case_headers(true)

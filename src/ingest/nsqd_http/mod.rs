@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::ingest::http::{Plus, Query, Shared, Target, unescape};
 use crate::ingest::ops_http;
+use crate::nsq::NSQD_VERSION;
 
 const NSQ_CONTENT_TYPE: (HeaderName, HeaderValue) = (
     HeaderName::from_static("x-nsq-content-type"),
@@ -45,6 +46,16 @@ pub(super) fn bad_request<B>(request: &Request<B>) -> Option<Response> {
     }
     if unescape(&Target::of(request).path, Plus::IsPlus).is_none() {
         return Some(refuse_connection("400 Bad Request"));
+    }
+    let codings = headers.get_all(header::TRANSFER_ENCODING);
+    let is_chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if codings.iter().count() > 1 || !codings.iter().all(is_chunked) {
+        // A body that somebody has compressed besides would be stored as it is.
+        let kind = [(header::CONTENT_TYPE, TEXT)];
+        let text = "Unsupported transfer encoding";
+        let mut response = (StatusCode::NOT_IMPLEMENTED, kind, text).into_response();
+        close_after(&mut response);
+        return Some(response);
     }
     let expected = headers.get(header::EXPECT)?;
     if expected.as_bytes().eq_ignore_ascii_case(b"100-continue") {
@@ -286,7 +297,7 @@ fn info(shared: &Shared) -> Response {
     let facts = &shared.state.start;
     let heartbeat = shared.state.intake.config.max_heartbeat_interval;
     json(&Info {
-        version: &facts.version,
+        version: NSQD_VERSION,
         broadcast_address: &facts.broadcast_address,
         hostname: &facts.hostname,
         http_port: facts.http_port,

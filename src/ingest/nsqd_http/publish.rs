@@ -15,6 +15,7 @@ use crate::ingest::metrics::{Door, DoorLabel, Reason, RefusedLabel};
 use crate::ingest::problem::{RETRY_AFTER_S, log};
 use crate::ingest::reply;
 use crate::message::{ClientId, Delay, Due, Message, TopicName};
+use crate::nsq::mpub::CONTENT_MIN;
 use crate::phase::Phase;
 use crate::store::Receipt;
 
@@ -182,11 +183,12 @@ async fn many(shared: &Shared, target: &Target, request: Request) -> Result<(), 
     let query = parameters(target)?;
     let topic = topic(&query)?;
     let due = due(&query, config)?;
-    let mut reader = shared.reader(body, config.max_body_size);
     let bodies = if is_binary(&query) {
-        binary(&mut reader, config).await?
+        // As over TCP: the content of a binary body is held against no setting.
+        let content_max = config.max_body_size.max(CONTENT_MIN);
+        binary(&mut shared.reader(body, content_max), config).await?
     } else {
-        lines(&mut reader, config).await?
+        lines(&mut shared.reader(body, config.max_body_size), config).await?
     };
     let message = |body| Message {
         topic: topic.clone(),
@@ -246,7 +248,7 @@ async fn lines(reader: &mut BodyReader, config: &Config) -> Result<Vec<Bytes>, R
                 return Err(Refusal::too_big("MSG_TOO_BIG"));
             }
             // nsqd has no such bound: a message takes memory beside its bytes.
-            Some(_) if bodies.len() >= messages_max(config) => {
+            Some(_) if bodies.len() >= messages_max(config).max(LINES_MIN) => {
                 return Err(Refusal::too_big("BODY_TOO_BIG"));
             }
             Some(line) => {
@@ -281,6 +283,9 @@ async fn binary(reader: &mut BodyReader, config: &Config) -> Result<Vec<Bytes>, 
     }
     Ok(bodies)
 }
+
+/// So many lines are taken, whatever `max_body_size` is.
+const LINES_MIN: usize = 1 << 20;
 
 /// Most messages of one body, as nsqd has it for binary ones: 4 bytes for the count itself, 5 for the
 /// size and at least one byte of each message.

@@ -1,14 +1,16 @@
-//! `/stats` as nsqd prints it, in JSON and in text: a topic's depth is what is pending in Redis, the
-//! producers are this instance's TCP clients. Channels there are none.
+//! `/stats` as nsqd prints it, in JSON and in text: a topic's depth is what is pending in Redis, its
+//! bytes are those of the packs there, the producers are this instance's TCP clients. Channels there are none.
 
 use std::fmt::Write as _;
 
 use axum::response::Response;
 use serde::Serialize;
 
+use crate::ingest::access::may_know;
 use crate::ingest::clients::ClientStats;
 use crate::ingest::http::{Query, Shared, Target};
 use crate::message::TopicName;
+use crate::nsq::NSQD_VERSION;
 use crate::transport::Compression;
 
 use super::{error, health, json, parameters, text};
@@ -111,20 +113,23 @@ pub(super) async fn stats(shared: &Shared, target: &Target) -> Response {
         Ok(ok) => ok.to_owned(),
         Err(sick) => sick,
     };
-    let topics = topics(
-        shared,
-        wanted,
-        !query.first("channel").unwrap_or_default().is_empty(),
-    )
-    .await;
-    let producers = if topics.is_some() && flag(&query, "include_clients") {
-        producers(shared, wanted)
-    } else {
-        None
-    };
+    let mut clients = shared.state.clients.snapshot();
+    for client in &mut clients {
+        client.pub_counts.retain(|topic, _| may_know(topic));
+    }
+    // A client is a producer once it has published, as in nsqd.
+    clients.retain(|client| !client.pub_counts.is_empty());
+    let channel = !query.first("channel").unwrap_or_default().is_empty();
+    let topics = topics(shared, &clients, wanted, channel).await;
+    // `None` is nsqd's null, if there is none.
+    let mut producers = None;
+    if topics.is_some() && flag(&query, "include_clients") && !clients.is_empty() {
+        let of_wanted = |client| producer(client, wanted);
+        producers = Some(clients.into_iter().map(of_wanted).collect());
+    }
     let facts = &shared.state.start;
     let stats = Stats {
-        version: &facts.version,
+        version: NSQD_VERSION,
         health,
         start_time: facts.start_time_unix_s,
         topics,
@@ -142,16 +147,24 @@ fn flag(query: &Query, name: &str) -> bool {
     !matches!(query.first(name), Some(b"false" | b"0"))
 }
 
-/// By name. `None`, as nsqd's null: one topic was asked for, and there is none. While Redis is away
-/// no topic is known; `health` says so.
-async fn topics(shared: &Shared, wanted: &[u8], channel: bool) -> Option<Vec<Topic>> {
-    let pending = shared
+/// By name: what is pending, and what connected clients have published to. `None`, as nsqd's null: one topic
+/// was asked for, and there is none. While Redis is away nothing is known to be pending; `health` says so.
+async fn topics(
+    shared: &Shared,
+    clients: &[ClientStats],
+    wanted: &[u8],
+    channel: bool,
+) -> Option<Vec<Topic>> {
+    let mut pending = shared
         .state
         .intake
         .store
         .pending()
         .await
         .unwrap_or_default();
+    for topic in clients.iter().flat_map(|client| client.pub_counts.keys()) {
+        pending.by_topic.entry(topic.clone()).or_default();
+    }
     let mut found: Vec<(TopicName, u64)> = pending
         .by_topic
         .into_iter()
@@ -166,12 +179,12 @@ async fn topics(shared: &Shared, wanted: &[u8], channel: bool) -> Option<Vec<Top
     }
     found.sort();
     let topic = |(name, depth): (TopicName, u64)| Topic {
-        name: name.as_str().to_owned(),
         channels: [],
         depth,
         backend_depth: depth,
         message_count: depth,
-        message_bytes: 0,
+        message_bytes: pending.bytes_by_topic.get(&name).copied().unwrap_or(0),
+        name: name.as_str().to_owned(),
         paused: false,
         e2e_processing_latency: Latency {
             count: 0,
@@ -179,14 +192,6 @@ async fn topics(shared: &Shared, wanted: &[u8], channel: bool) -> Option<Vec<Top
         },
     };
     Some(found.into_iter().map(topic).collect())
-}
-
-/// A client is a producer once it has published, as in nsqd. `None`, nsqd's null, if there is none.
-fn producers(shared: &Shared, topic: &[u8]) -> Option<Vec<Producer>> {
-    let clients = shared.state.clients.snapshot();
-    let published = clients.into_iter().filter(|c| !c.pub_counts.is_empty());
-    let producers: Vec<_> = published.map(|client| producer(client, topic)).collect();
-    (!producers.is_empty()).then_some(producers)
 }
 
 fn producer(client: ClientStats, topic: &[u8]) -> Producer {
@@ -233,7 +238,8 @@ fn producer(client: ClientStats, topic: &[u8]) -> Producer {
 
 /// The text form.
 fn print(stats: &Stats<'_>) -> String {
-    let mut out = format!("nsqdelayd v{} (nsqd API 1.3.0)\n", stats.version);
+    let own = env!("CARGO_PKG_VERSION");
+    let mut out = format!("nsqdelayd v{own} (nsqd API {})\n", stats.version);
     let start = i64::try_from(stats.start_time).unwrap_or_default();
     let start = jiff::Timestamp::from_second(start).unwrap_or_default();
     // Writing to a `String` cannot fail.

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use nsqdelayd::ingest::access::{Access, AuthServer as Server, Authd, Hosts, Tokens};
+use nsqdelayd::ingest::clients::ClientStats;
 use nsqdelayd::ingest::{Config, TlsRequired};
+use nsqdelayd::message::TopicName;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -229,6 +231,23 @@ async fn a_token_sees_what_its_roles_and_topics_say() {
         let body = json!({"topic": topic, "body": "secret text", "delay": "1h", "id": id});
         ask(&door, OPS, "POST", "/v1/messages", &body.to_string()).await;
     }
+    let topic = |name: &[u8]| TopicName::parse(name).unwrap();
+    door.clients.put(
+        1,
+        ClientStats {
+            client_id: "c".to_owned(),
+            hostname: "h".to_owned(),
+            user_agent: String::new(),
+            remote_address: "127.0.0.1:9".parse().unwrap(),
+            connect_ts: 1,
+            message_count: 0,
+            pub_counts: [(topic(b"orders.eu"), 1), (topic(b"bills"), 1)].into(),
+            sample_rate: 0,
+            tls: None,
+            compression: None,
+            identity: None,
+        },
+    );
     for (secret, body) in [
         (BILLING, false),
         (WATCH, false),
@@ -248,6 +267,8 @@ async fn a_token_sees_what_its_roles_and_topics_say() {
             .await
             .json();
         assert_eq!(stats["topics"].as_array().unwrap().len(), seen, "{secret}");
+        let counts = stats["producers"][0]["pub_counts"].as_array();
+        assert_eq!(counts.map(Vec::len), Some(seen), "{secret}");
     }
     // What a filter finds is what may be cancelled.
     let filter = json!({"filter": {"due_from": 0}}).to_string();

@@ -169,6 +169,7 @@ async fn broken_requests_end_their_own_connection_only() {
     for (bytes, status) in [
         (format!("{chunked}zz\r\nhi\r\n0\r\n\r\n"), 500),
         (format!("{chunked}-2\r\nhi\r\n0\r\n\r\n"), 500),
+        (with("Transfer-Encoding: gzip, chunked"), 501),
         (
             format!("{chunked}fffffffffffffffff\r\nhi\r\n0\r\n\r\n"),
             500,
