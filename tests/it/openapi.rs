@@ -26,7 +26,9 @@ fn the_description_and_the_instance_agree() {
         .current_dir(scratch.path())
         .arg("--config-file")
         .arg(checkout().join("tests/openapi/schemathesis.toml"))
-        .args(["run", "--workers", "2", "--no-color"])
+        // One worker: CPython 3.11 compiles lambdas wrongly in two threads ("AST constructor recursion depth
+        // mismatch").
+        .args(["run", "--workers", "1", "--no-color"])
         .arg(format!("http://{}/v1/openapi.json", app.http))
         .output()
         .unwrap_or_else(|error| panic!("{}: {error}: run `make tools`", program.display()));
