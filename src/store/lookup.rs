@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::future::join_all;
 use redis::RedisError;
 use redis::aio::MultiplexedConnection;
 use tracing::warn;
@@ -255,13 +255,10 @@ pub(super) fn stored(id: MessageId, found: Found) -> Option<Stored> {
     })
 }
 
-/// Scripts of cancels under way at once: the packs that they read are held meanwhile.
-const CHUNKS_MAX: usize = 32;
-
 /// Cancels of one script: their shard, whether packs may be large, and each with its place in the answer.
 type Chunk = (ShardId, bool, Vec<(usize, Named)>);
 
-/// Cancels each of `ids`, one script per shard and chunk, many under way together. What fails of one chunk says
+/// Cancels each of `ids`, one script per shard and chunk, all under way together. What fails of one chunk says
 /// nothing of the others.
 pub(super) async fn cancel(core: &Core, ids: &[MessageId]) -> Vec<Result<Cancel, Arc<Error>>> {
     let link = match link(core) {
@@ -282,8 +279,7 @@ pub(super) async fn cancel(core: &Core, ids: &[MessageId]) -> Vec<Result<Cancel,
             (indexes, replies)
         }
     });
-    let mut answered = stream::iter(asking).buffer_unordered(CHUNKS_MAX);
-    while let Some((indexes, replies)) = answered.next().await {
+    for (indexes, replies) in join_all(asking).await {
         let replies: Vec<Result<Cancel, Arc<Error>>> = match replies {
             Ok(replies) => replies.into_iter().map(|r| Ok(answer_of(r))).collect(),
             Err(error) => {
@@ -314,11 +310,11 @@ fn chunks_of(core: &Core, ids: &[MessageId]) -> Vec<Chunk> {
     for (index, id) in ids.iter().enumerate() {
         let (shard, id_text) = (core.shard_of(id), core.id_key.text(id));
         let place = match id {
-            MessageId::Minted(minted) => Some((minted.place, minted.due, minted.count)),
+            MessageId::Minted(minted) => Some((minted.place, minted.due)),
             MessageId::Client(_) => None,
         };
         // A client's id does not say how large its pack is.
-        let big = place.is_none_or(|(place, ..)| Core::is_big(place.score));
+        let big = place.is_none_or(|(place, _)| Core::is_big(place.score));
         let max = if big { BIG_CANCELS_MAX } else { CANCELS_MAX };
         let named = (index, Named { id: id_text, place });
         let room = |(s, b, c): &&mut Chunk| *s == shard && *b == big && c.len() < max;

@@ -4,8 +4,7 @@
 -- KEYS[5] live     zset  id -> due              KEYS[6] gone       zset  id -> when its entry goes
 -- KEYS[7] pending  hash  topic -> messages       KEYS[8] bytes      hash  topic -> bytes of bodies in packs
 -- ARGV[1] dedupe_window_ms, then of each message: id, score (text; "" of a client's id), nonce,
---   position, due_ms, mark, topic ("": the pack says), and of its pack: records stored, records that it had
---   when it was read
+--   position, due_ms, mark
 -- returns one of "cancelled" | "in_flight" | "gone" | "dead" for each message
 -- An entry is "S score nonce position due maybe digest mark-in-hex": stored there; or "C ...": cancelled; or
 -- "D ...": a dead letter; or "H ... topic": held there while its topic is paused. R1 the bytes of an opened pack stay, marks stay; R7 the index is asked first; R8 maybe.
@@ -38,8 +37,7 @@ local function after(pack, at)
   return at + len, len
 end
 
--- The packs at a score. Each byte of a text costs Lua a step: it is read here only to be rewritten, or where
--- nobody knew the topic.
+-- What packs at a score say in their heads. Read once a call: what is cancelled together often lies together.
 local read = {}
 local function packs_at(score)
   if read[score] then return read[score] end
@@ -53,8 +51,7 @@ local function packs_at(score)
         at = at + 1 + len
       end
       packs[#packs + 1] = {
-        bytes = bytes, nonce = u16(bytes, 3) * 65536 + u16(bytes, 5), stored = u16(bytes, 7), count = u16(bytes, 9),
-        topics = topics, directory = at,
+        bytes = bytes, nonce = u16(bytes, 3) * 65536 + u16(bytes, 5), count = u16(bytes, 9), topics = topics, directory = at,
       }
     end
   end
@@ -62,52 +59,42 @@ local function packs_at(score)
   return packs
 end
 
-local function pack_of(score, nonce)
+-- The pack that has a record, and the record's topic from the pack's directory.
+local function record(score, nonce, position)
   for _, pack in ipairs(packs_at(score)) do
-    if pack.nonce == nonce then return pack end
-  end
-end
-
--- The topic of a record from the pack's directory, how many records were stored in the pack, and how many it has.
-local function look(score, nonce, position)
-  local pack = pack_of(score, nonce)
-  if not pack then return end
-  local at = pack.directory
-  for _ = 1, pack.count do
-    if u16(pack.bytes, at) == position then
-      return pack.topics[string.byte(pack.bytes, at + 2) + 1], pack.stored, pack.count
+    if pack.nonce == nonce then
+      local at = pack.directory
+      for _ = 1, pack.count do
+        if u16(pack.bytes, at) == position then return pack, pack.topics[string.byte(pack.bytes, at + 2) + 1] end
+        at = at + 3
+      end
     end
-    at = at + 3
   end
 end
 
 -- Gives the bytes of what is marked back once that is half of a pack beyond `opened`: rewriting it costs no
 -- more than storing it did. Score, nonce and positions stay, and so do the marks.
 local rewrites = 0
-local has_now = {}
-local function compact(score, nonce, stored, count, marks_begin)
-  local marks = {}
-  for position = 0, stored - 1 do
-    marks[position + 1] = marks_begin .. string.char(math.floor(position / 256), position % 256)
+local function compact(score, pack, marks_begin)
+  local bytes, marks = pack.bytes, {}
+  for i = 1, pack.count do
+    local at = pack.directory + 3 * (i - 1)
+    marks[i] = marks_begin .. string.sub(bytes, at, at + 1)
   end
-  local marked, kept = redis.call('ZMSCORE', KEYS[4], unpack(marks)), stored
-  for i = 1, stored do
-    if marked[i] then kept = kept - 1 end
-  end
-  if kept * 2 > count then return end
+  local marked, kept = redis.call('ZMSCORE', KEYS[4], unpack(marks)), 0
+  for i = 1, pack.count do kept = kept + (marked[i] and 0 or 1) end
+  if kept * 2 > pack.count then return end
   if kept > 0 then
     -- Another cancel will find it: no call may take long.
     if rewrites == 16 then return end
     rewrites = rewrites + 1
   end
-  local pack = pack_of(score, nonce)
-  if not pack then return end
 
-  local bytes, directory, records, dropped = pack.bytes, {}, {}, {}
+  local directory, records, dropped = {}, {}, {}
   local named, at = pack.directory, pack.directory + 3 * pack.count
-  for _ = 1, pack.count do
+  for i = 1, pack.count do
     local next, len = after(bytes, at)
-    if marked[u16(bytes, named) + 1] then
+    if marked[i] then
       local topic = pack.topics[string.byte(bytes, named + 2) + 1]
       dropped[topic] = (dropped[topic] or 0) + len
     else
@@ -118,14 +105,14 @@ local function compact(score, nonce, stored, count, marks_begin)
   end
   redis.call('ZREMRANGEBYSCORE', KEYS[1], score, score)
   if kept > 0 then
-    local now_has = string.char(math.floor(kept / 256), kept % 256)
-    redis.call('ZADD', KEYS[1], score, string.sub(bytes, 1, 8) .. now_has .. string.sub(bytes, 11, pack.directory - 1)
+    local count = string.char(math.floor(kept / 256), kept % 256)
+    redis.call('ZADD', KEYS[1], score, string.sub(bytes, 1, 8) .. count .. string.sub(bytes, 11, pack.directory - 1)
       .. table.concat(directory) .. table.concat(records))
   end
   for topic, len in pairs(dropped) do
     if redis.call('HINCRBY', KEYS[8], topic, -len) <= 0 then redis.call('HDEL', KEYS[8], topic) end
   end
-  read[score], has_now[score] = nil, kept
+  read[score] = nil
 end
 
 -- The entry says that the message is gone, and ages from now on.
@@ -142,7 +129,7 @@ local function uncount(topic) uncounted[topic] = (uncounted[topic] or 0) + 1 end
 -- Mostly there is none: only messages with an id of the producer, moved, parked and held ones have one.
 local any_entry = redis.call('HLEN', KEYS[3]) > 0
 
-local function cancel(id, score, nonce, position, due, mark, topic, stored, count)
+local function cancel(id, score, nonce, position, due, mark)
   local entry, maybe = any_entry and redis.call('HGET', KEYS[3], id), false
   if entry then
     local kind = string.sub(entry, 1, 1)
@@ -159,8 +146,6 @@ local function cancel(id, score, nonce, position, due, mark, topic, stored, coun
     local s, n, p, d, m, _, hex = string.match(entry, '^S (%d+) (%d+) (%d+) (%d+) (%d) (%x+) (%x+)$')
     score, nonce, position, due, maybe = s, n, p, d, m == '1'
     mark = string.gsub(hex, '%x%x', function(pair) return string.char(tonumber(pair, 16)) end)
-    -- It may lie elsewhere than where it was looked for.
-    topic = ''
   elseif score == '' then
     return 'gone'
   end
@@ -172,28 +157,26 @@ local function cancel(id, score, nonce, position, due, mark, topic, stored, coun
   end
   if redis.call('ZADD', KEYS[4], 'NX', due, mark) == 0 then return 'cancelled' end
 
-  nonce, position, stored, count = tonumber(nonce), tonumber(position), tonumber(stored), tonumber(count)
-  if topic == '' then
-    topic, stored, count = look(score, nonce, position)
-    -- Only after a failover: the id is ours, and what it names was lost.
-    if not topic then
-      redis.call('ZREM', KEYS[4], mark)
-      return 'gone'
-    end
+  position = tonumber(position)
+  local pack, topic = record(score, tonumber(nonce), position)
+  -- Only after a failover: the id is ours, and what it names was lost.
+  if not pack then
+    redis.call('ZREM', KEYS[4], mark)
+    return 'gone'
   end
   uncount(topic)
-  count = has_now[score] or count
   -- Not each cancel looks at the marks of the whole pack: about eight of them do, evenly over its positions.
-  if math.floor(tonumber(score) / 2048) > opened and position * 8 % count < 8 then
-    compact(score, nonce, stored, count, string.sub(mark, 1, 12))
+  if math.floor(tonumber(score) / 2048) > opened and position * 8 % pack.count < 8 then
+    compact(score, pack, string.sub(mark, 1, 12))
   end
   if entry then bury(id, entry) end
   return 'cancelled'
 end
 
 local answers = {}
-for at = 2, #ARGV, 9 do
-  answers[#answers + 1] = cancel(unpack(ARGV, at, at + 8))
+for at = 2, #ARGV, 6 do
+  answers[#answers + 1] =
+    cancel(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5])
 end
 for topic, count in pairs(uncounted) do
   if redis.call('HINCRBY', KEYS[7], topic, -count) <= 0 then redis.call('HDEL', KEYS[7], topic) end
