@@ -35,9 +35,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             .flatten()
     };
     output::line(format_args!(
-        "nsqdelayd {}, health {}",
-        field(&stats, "version"),
-        field(&stats, "health")
+        "health {} (as nsqd {})",
+        field(&stats, "health"),
+        field(&stats, "version")
     ))?;
     let mut pending = 0;
     for topic in list("topics") {
