@@ -19,9 +19,9 @@ use crate::store::packing::Scores as _;
 use crate::store::script::{self, CancelReply, Move, Named, PlaceReply, Reads};
 use crate::store::{Cancel, Error, ErrorKind, Reschedule, State, Stored};
 
-/// Most messages of one cancel script; those whose packs may be large, in fewer: their bytes pass
-/// through Lua.
-const CANCELS_MAX: usize = 100;
+/// Most messages of one cancel script: each may read a pack of its own, whose bytes pass through Lua, and no
+/// call may take 5 ms. Of those whose packs may be large, fewer.
+const CANCELS_MAX: usize = 50;
 const BIG_CANCELS_MAX: usize = 4;
 /// How often a message that moves while it is looked at is looked at again.
 const LOOKS_MAX: u32 = 20;
