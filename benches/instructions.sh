@@ -5,13 +5,18 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 readonly few=100 many=300
 
+if ! command -v valgrind >/dev/null; then
+    echo "valgrind is not installed: apt-get install valgrind" >&2
+    exit 1
+fi
+
 exe=$(cargo bench --bench hot --no-run --locked --message-format json |
     sed -n 's/.*"executable":"\([^"]*hot-[^"]*\)".*/\1/p' | tail -1)
 
 # Instructions of one benchmark with samples of $2 iterations.
 count() {
-    valgrind --tool=callgrind --callgrind-out-file=/dev/null "$exe" --bench --exact "$1" \
-        --sample-count 1 --sample-size "$2" --min-time 0 --max-time 0 2>&1 |
+    valgrind --tool=callgrind --callgrind-out-file=/dev/null "$exe" --bench --exact "hot::$1" \
+        --timer os --sample-count 1 --sample-size "$2" 2>&1 |
         sed -n 's/.*Collected : \([0-9]*\).*/\1/p'
 }
 
