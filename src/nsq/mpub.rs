@@ -8,9 +8,14 @@ use super::error_code::{ErrorCode, Refusal};
 use crate::message::{Delay, TopicName};
 
 /// Whatever `max_body_size` is, content of so many bytes is read: nsqd compares it with nothing.
-pub const CONTENT_MIN: usize = 5 << 20;
+const CONTENT_MIN: usize = 5 << 20;
 /// Bytes of a size.
 pub(super) const SIZE_LEN: usize = 4;
+
+/// Most bytes of a batch's content, at every door.
+pub fn content_max(max_body_size: usize) -> usize {
+    max_body_size.max(CONTENT_MIN)
+}
 
 /// The int32 at `at`, if it has come.
 pub(super) fn int_at(buffer: &[u8], at: usize) -> Option<i32> {
@@ -200,7 +205,7 @@ impl Many {
         // nsqd never holds the messages against the declared body size, and so reads on without an
         // end. We let the declaration be wrong, but not the body take any amount of memory.
         let total = MPUB_OVERHEAD + seen + MPUB_OVERHEAD_PER_MESSAGE + len;
-        let max = limits.max_body_size.max(CONTENT_MIN);
+        let max = content_max(limits.max_body_size);
         if total > max {
             return Err(Refusal::too_big(
                 ErrorCode::BadBody,

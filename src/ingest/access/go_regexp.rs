@@ -33,6 +33,7 @@ fn translate(text: &str) -> Result<String, String> {
     let mut reader = Reader {
         chars: text.chars().peekable(),
         out: String::with_capacity(text.len()),
+        named_end_ahead: true,
     };
     reader.all()?;
     Ok(reader.out)
@@ -41,6 +42,9 @@ fn translate(text: &str) -> Result<String, String> {
 struct Reader<'a> {
     chars: Peekable<Chars<'a>>,
     out: String,
+    /// Whether the end of a named class may still come: what was sought once in vain is not sought at each
+    /// bracket again.
+    named_end_ahead: bool,
 }
 
 impl Reader<'_> {
@@ -276,8 +280,13 @@ impl Reader<'_> {
 
     /// `[:alpha:]` or `[:^alpha:]` within a class. `false`: the bracket means itself.
     fn named_class(&mut self) -> Result<bool, String> {
-        let rest: String = self.chars.clone().collect();
-        let Some((name, _)) = rest.strip_prefix("[:").and_then(|r| r.split_once(":]")) else {
+        let mut ahead = self.chars.clone();
+        if !self.named_end_ahead || ahead.next() != Some('[') || ahead.next() != Some(':') {
+            return Ok(false);
+        }
+        let rest: String = ahead.collect();
+        let Some((name, _)) = rest.split_once(":]") else {
+            self.named_end_ahead = false;
             return Ok(false);
         };
         let known = CLASSES.contains(&name.strip_prefix('^').unwrap_or(name));

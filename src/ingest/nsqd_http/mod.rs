@@ -51,11 +51,8 @@ pub(super) fn bad_request<B>(request: &Request<B>) -> Option<Response> {
     let is_chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
     if codings.iter().count() > 1 || !codings.iter().all(is_chunked) {
         // A body that somebody has compressed besides would be stored as it is.
-        let kind = [(header::CONTENT_TYPE, TEXT)];
         let text = "Unsupported transfer encoding";
-        let mut response = (StatusCode::NOT_IMPLEMENTED, kind, text).into_response();
-        close_after(&mut response);
-        return Some(response);
+        return Some(text_then_close(StatusCode::NOT_IMPLEMENTED, text));
     }
     let expected = headers.get(header::EXPECT)?;
     if expected.as_bytes().eq_ignore_ascii_case(b"100-continue") {
@@ -68,8 +65,11 @@ pub(super) fn bad_request<B>(request: &Request<B>) -> Option<Response> {
 
 /// Refuses what is not HTTP, and ends the connection.
 pub(super) fn refuse_connection(text: &'static str) -> Response {
-    let kind = [(header::CONTENT_TYPE, TEXT)];
-    let mut response = (StatusCode::BAD_REQUEST, kind, text).into_response();
+    text_then_close(StatusCode::BAD_REQUEST, text)
+}
+
+fn text_then_close(status: StatusCode, text: &'static str) -> Response {
+    let mut response = (status, [(header::CONTENT_TYPE, TEXT)], text).into_response();
     close_after(&mut response);
     response
 }

@@ -15,7 +15,7 @@ use crate::ingest::metrics::{Door, DoorLabel, Reason, RefusedLabel};
 use crate::ingest::problem::{RETRY_AFTER_S, log};
 use crate::ingest::reply;
 use crate::message::{ClientId, Delay, Due, Message, TopicName};
-use crate::nsq::mpub::CONTENT_MIN;
+use crate::nsq::mpub::content_max;
 use crate::phase::Phase;
 use crate::store::Receipt;
 
@@ -26,6 +26,8 @@ const ID: HeaderName = HeaderName::from_static("x-nsqdelayd-id");
 
 /// Go closes a connection rather than read so much of a refused body.
 const UNREAD_BYTES_MAX: u64 = 256 * 1024;
+/// So many lines of text are taken, whatever `max_body_size` is.
+const LINES_MIN: usize = 1 << 20;
 
 /// A refusal in nsqd's words, and how it is counted.
 #[derive(Debug)]
@@ -185,8 +187,8 @@ async fn many(shared: &Shared, target: &Target, request: Request) -> Result<(), 
     let due = due(&query, config)?;
     let bodies = if is_binary(&query) {
         // As over TCP: the content of a binary body is held against no setting.
-        let content_max = config.max_body_size.max(CONTENT_MIN);
-        binary(&mut shared.reader(body, content_max), config).await?
+        let limit = content_max(config.max_body_size);
+        binary(&mut shared.reader(body, limit), config).await?
     } else {
         lines(&mut shared.reader(body, config.max_body_size), config).await?
     };
@@ -283,9 +285,6 @@ async fn binary(reader: &mut BodyReader, config: &Config) -> Result<Vec<Bytes>, 
     }
     Ok(bodies)
 }
-
-/// So many lines are taken, whatever `max_body_size` is.
-const LINES_MIN: usize = 1 << 20;
 
 /// Most messages of one body, as nsqd has it for binary ones: 4 bytes for the count itself, 5 for the
 /// size and at least one byte of each message.

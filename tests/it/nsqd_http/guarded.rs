@@ -4,9 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use nsqdelayd::ingest::access::{Access, AuthServer as Server, Authd, Hosts, Tokens};
-use nsqdelayd::ingest::clients::ClientStats;
 use nsqdelayd::ingest::{Config, TlsRequired};
-use nsqdelayd::message::TopicName;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -231,23 +229,7 @@ async fn a_token_sees_what_its_roles_and_topics_say() {
         let body = json!({"topic": topic, "body": "secret text", "delay": "1h", "id": id});
         ask(&door, OPS, "POST", "/v1/messages", &body.to_string()).await;
     }
-    let topic = |name: &[u8]| TopicName::parse(name).unwrap();
-    door.clients.put(
-        1,
-        ClientStats {
-            client_id: "c".to_owned(),
-            hostname: "h".to_owned(),
-            user_agent: String::new(),
-            remote_address: "127.0.0.1:9".parse().unwrap(),
-            connect_ts: 1,
-            message_count: 0,
-            pub_counts: [(topic(b"orders.eu"), 1), (topic(b"bills"), 1)].into(),
-            sample_rate: 0,
-            tls: None,
-            compression: None,
-            identity: None,
-        },
-    );
+    door.put_producer("127.0.0.1:9".parse().unwrap(), &["orders.eu", "bills"]);
     for (secret, body) in [
         (BILLING, false),
         (WATCH, false),

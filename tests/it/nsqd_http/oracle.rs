@@ -1,8 +1,6 @@
 //! The same bytes are sent to a real nsqd and to our door, and the answers must be the same.
 #![expect(clippy::too_many_lines, reason = "a table of cases is one thing")]
 
-use nsqdelayd::ingest::clients::ClientStats;
-use nsqdelayd::message::TopicName;
 use tokio::io::AsyncReadExt as _;
 
 use super::{mpub, post};
@@ -441,22 +439,7 @@ async fn stats_have_nsqds_shape() {
     publisher.stream.read_exact(&mut ok).await.unwrap();
     door.ask(&publish).await;
     let producer = publisher.stream.local_addr().unwrap();
-    door.clients.put(
-        1,
-        ClientStats {
-            client_id: "127.0.0.1".to_owned(),
-            hostname: "127.0.0.1".to_owned(),
-            user_agent: String::new(),
-            remote_address: producer,
-            connect_ts: 1,
-            message_count: 0,
-            pub_counts: [(TopicName::parse(b"stats").unwrap(), 1)].into(),
-            sample_rate: 0,
-            tls: None,
-            compression: None,
-            identity: None,
-        },
-    );
+    door.put_producer(producer, &["stats"]);
     for query in [
         "",
         "&topic=stats",

@@ -39,7 +39,7 @@ async fn within_the_opened_only_the_mark_is_written(server: Redis) {
     assert!(bench.pending().is_empty());
 }
 
-/// Ten messages of two topics, of which some have an id, in as few packs as there can be.
+/// Ten messages of two topics, stored together: each with its body.
 async fn ten(bench: &Bench, due: u64) -> Vec<(MessageId, String)> {
     let of = |n: usize| Message {
         topic: TopicName::parse(if n.is_multiple_of(3) {

@@ -2,15 +2,16 @@
 //! test wrote and reads one answer.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nsqdelayd::ingest::access::Hosts;
-use nsqdelayd::ingest::clients::Clients;
+use nsqdelayd::ingest::clients::{ClientStats, Clients};
 use nsqdelayd::ingest::http::{HttpState, InstanceFacts, serve};
 use nsqdelayd::ingest::metrics::Metrics;
 use nsqdelayd::ingest::{Config, Intake, Limits, Transports};
-use nsqdelayd::message::Delay;
+use nsqdelayd::message::{Delay, TopicName};
 use nsqdelayd::phase::Phase;
 use nsqdelayd::store::ScheduleStore;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -38,6 +39,27 @@ pub(crate) struct HttpDoor {
 }
 
 impl HttpDoor {
+    /// A TCP client that has published one message to each of these topics.
+    pub(crate) fn put_producer(&self, remote_address: SocketAddr, topics: &[&str]) {
+        let count = |name: &&str| (TopicName::parse(name.as_bytes()).unwrap(), 1);
+        self.clients.put(
+            1,
+            ClientStats {
+                client_id: "127.0.0.1".to_owned(),
+                hostname: "127.0.0.1".to_owned(),
+                user_agent: String::new(),
+                remote_address,
+                connect_ts: 1,
+                message_count: 0,
+                pub_counts: topics.iter().map(count).collect(),
+                sample_rate: 0,
+                tls: None,
+                compression: None,
+                identity: None,
+            },
+        );
+    }
+
     pub(crate) async fn open() -> Self {
         Self::open_with(|_config| {}).await
     }
