@@ -80,6 +80,11 @@ impl ShardKeys {
         self.key("cancelled")
     }
 
+    /// hash: score and nonce of a pack, as marks begin -> what of it is cancelled.
+    pub(super) fn heads(&self) -> String {
+        self.key("heads")
+    }
+
     /// hash: id -> entry, for clients' ids and for whatever was moved, parked or died.
     pub(super) fn ids(&self) -> String {
         self.key("ids")

@@ -13,14 +13,14 @@ use crate::message::{Due, UnixMs};
 use crate::shard::ShardId;
 use crate::store::connect::{Connected, is_broken, was_refused};
 use crate::store::core::{AHEAD_MS, Core};
-use crate::store::entry::{Entry, Kind, mark_of};
+use crate::store::entry::{Entry, Kind, head_field, is_cancelled, mark_of};
 use crate::store::pack::{Pack, Record};
 use crate::store::packing::Scores as _;
 use crate::store::script::{self, CancelReply, Move, Named, PlaceReply, Reads};
 use crate::store::{Cancel, Error, ErrorKind, Reschedule, State, Stored};
 
-/// Most messages of one cancel script: each may read a pack of its own, whose bytes pass through Lua, and no
-/// call may take 5 ms. Of those whose packs may be large, fewer.
+/// Most messages of one cancel script: each may be the first of its pack and read it, the bytes pass through Lua, and
+/// no call may take 5 ms. Of those whose packs may be large, fewer.
 const CANCELS_MAX: usize = 50;
 const BIG_CANCELS_MAX: usize = 4;
 /// How often a message that moves while it is looked at is looked at again.
@@ -173,12 +173,18 @@ struct Look {
     horizons: (UnixMs, UnixMs),
     /// What lies at the place's score.
     packs: Vec<Vec<u8>>,
-    /// The place is marked.
+    /// The place is marked, or its pack's head says the same.
     marked: bool,
 }
 
 type Horizons = (Option<u64>, Option<u64>);
-type LookReply = (Option<Vec<u8>>, Horizons, Vec<Vec<u8>>, Option<f64>);
+type LookReply = (
+    Option<Vec<u8>>,
+    Horizons,
+    Vec<Vec<u8>>,
+    Option<f64>,
+    Option<Vec<u8>>,
+);
 
 /// One consistent look: the entry, the horizons, and what lies at `place`.
 async fn look(
@@ -212,12 +218,14 @@ async fn look(
         [score, score],
     );
     reads.add("ZSCORE", keys.cancelled(), [&mark_of(place)[..]]);
-    let (entry, horizons, packs, mark): LookReply = reads.query(connection).await?;
+    reads.add("HGET", keys.heads(), [&head_field(place)[..]]);
+    let (entry, horizons, packs, mark, known): LookReply = reads.query(connection).await?;
+    let in_head = known.is_some_and(|head| is_cancelled(&head, place.position));
     Ok(Look {
         entry: entry.unwrap_or_default(),
         horizons: unpack(horizons),
         packs,
-        marked: mark.is_some(),
+        marked: mark.is_some() || in_head,
     })
 }
 

@@ -1,4 +1,4 @@
-//! Cancels that race the due instant: whatever is answered must be true.
+//! Cancels that race the due instant, and those long before it: whatever is answered must be true.
 
 use std::time::Duration;
 
@@ -109,4 +109,57 @@ fn proof_cancel_race() {
     }
     // A race that one side always wins shows nothing.
     assert!(cancelled > 0 && in_flight + gone > 0);
+}
+
+/// Long before they are due: their packs are rewritten, some of them down to nothing.
+#[test]
+fn what_is_left_of_rewritten_packs_arrives_once() {
+    /// What an owner has not opened yet when it is cancelled.
+    const DELAY_MS: u64 = 10_000;
+    const COUNT: usize = 200;
+    let (redis, nsqd) = (Redis::start(), Nsqd::start());
+    let builder = App::builder().redis(&redis).nsqd(&nsqd);
+    let app = builder.flag("--shards", "2").flag("--sweep", "1s").start();
+    let consumer = Consumer::start(&nsqd.tcp, TOPIC);
+    let bodies: Vec<String> = (0..COUNT)
+        .map(|number| String::from_utf8(Stamp::now(number, DELAY_MS).body(500)).unwrap())
+        .collect();
+    let message = |body| json!({"topic": TOPIC, "body": body, "delay_ms": DELAY_MS});
+    let messages: Vec<_> = bodies.iter().map(message).collect();
+    let created = app.post_json("/v1/messages:batch", &json!({"messages": messages}));
+    let created = created.json();
+    let id = |number: usize| created["results"][number]["message"]["id"].clone();
+    // The first half, and most of the rest.
+    let asked: Vec<usize> = (0..COUNT)
+        .filter(|number| *number < COUNT / 2 || number % 9 > 0)
+        .collect();
+    let ids: Vec<_> = asked.iter().map(|number| id(*number)).collect();
+    let answer = app.post_json("/v1/messages:cancel", &json!({"ids": ids}));
+    assert_eq!(answer.json()["cancelled"], asked.len(), "{}", answer.text());
+    let packs = || -> Vec<usize> {
+        let key = |shard| format!("{{nsqdelayd:1.{shard}}}:due");
+        let of = |shard| -> Vec<Vec<u8>> {
+            redis::cmd("ZRANGE")
+                .arg(key(shard))
+                .arg(0)
+                .arg(-1)
+                .query(&mut redis.connection())
+                .unwrap()
+        };
+        (0..2).flat_map(of).map(|pack| pack.len()).collect()
+    };
+    let left = packs().iter().sum::<usize>();
+    assert!(
+        left < COUNT * 500 / 3,
+        "{left} bytes are left: {:?}",
+        packs()
+    );
+
+    consumer.wait_distinct(COUNT - asked.len());
+    wait::until("the packs are gone", || packs().is_empty());
+    consumer.wait_quiet(Duration::from_secs(1));
+    for (number, body) in bodies.iter().enumerate() {
+        let wanted = usize::from(!asked.contains(&number));
+        assert_eq!(consumer.copies_of(body.as_bytes()), wanted, "{number}");
+    }
 }

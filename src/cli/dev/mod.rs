@@ -161,6 +161,10 @@ pub(super) fn start_redis(
         "".as_ref(),
         "--maxmemory-policy".as_ref(),
         "noeviction".as_ref(),
+        "--rdbcompression".as_ref(),
+        "no".as_ref(),
+        "--auto-aof-rewrite-min-size".as_ref(),
+        "256mb".as_ref(),
     ];
     Child::start(&program::redis()?, &arguments, &data_dir.join("redis.log"))
 }

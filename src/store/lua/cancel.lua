@@ -3,11 +3,15 @@
 -- KEYS[3] ids      hash  id -> entry            KEYS[4] cancelled  zset  mark -> due, Unix ms
 -- KEYS[5] live     zset  id -> due              KEYS[6] gone       zset  id -> when its entry goes
 -- KEYS[7] pending  hash  topic -> messages       KEYS[8] bytes      hash  topic -> bytes of bodies in packs
--- ARGV[1] dedupe_window_ms, then of each message: id, score (text; "" of a client's id), nonce,
---   position, due_ms, mark
+-- KEYS[9] heads    hash  begin of marks (score u64, nonce u32) -> of a pack of several: stored u16, lying u16,
+--   left u16, stored x topic u8 (255: cancelled), topics u8, topics x (len u8, name). lying: records in the pack
+--   now; left: those that are not cancelled
+-- ARGV[1] dedupe_window_ms, then of each message: id, score (text; "" of a client's id), position, due_ms, mark
 -- returns one of "cancelled" | "in_flight" | "gone" | "dead" for each message
 -- An entry is "S score nonce position due maybe digest mark-in-hex": stored there; or "C ...": cancelled; or
--- "D ...": a dead letter; or "H ... topic": held there while its topic is paused. R1 the bytes of an opened pack stay, marks stay; R7 the index is asked first; R8 maybe.
+-- "D ...": a dead letter; or "H ... topic": held there while its topic is paused.
+-- R1 the bytes of an opened pack stay, and marks stay, in `cancelled` or in `heads`; R7 the index is asked first; R8
+-- maybe.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local horizon = redis.call('HMGET', KEYS[2], 'handed', 'settled', 'opened')
@@ -17,107 +21,115 @@ local opened = tonumber(horizon[3] or '0')
 -- maxmemory is reached, so that cancelling keeps working when inserts are refused.
 redis.call('ZREM', KEYS[4], '')
 
+local byte, sub, char, floor = string.byte, string.sub, string.char, math.floor
 local function u16(text, at)
-  local high, low = string.byte(text, at, at + 1)
+  local high, low = byte(text, at, at + 1)
   return high * 256 + low
 end
 
--- Where the next record begins after the one that begins there (due offset, flags, id, length, body), and the
--- length of its body.
-local function after(pack, at)
-  while string.byte(pack, at) >= 128 do at = at + 1 end
-  local flags = string.byte(pack, at + 1)
+-- The length of the body of the record that begins there (due offset, flags, id, length, body), where that
+-- length is written, and where the next record begins.
+local function measure(pack, at)
+  local one, flags = byte(pack, at, at + 1)
+  while one >= 128 do
+    at = at + 1
+    one, flags = byte(pack, at, at + 1)
+  end
   at = at + 2
-  if flags % 4 >= 2 then at = at + 1 + string.byte(pack, at) end
-  local len, unit = 0, 1
+  if flags % 4 >= 2 then at = at + 1 + byte(pack, at) end
+  local written, len, unit = at, 0, 1
   repeat
-    local byte = string.byte(pack, at)
-    len, unit, at = len + byte % 128 * unit, unit * 128, at + 1
-  until byte < 128
-  return at + len, len
+    one = byte(pack, at)
+    len, unit, at = len + one % 128 * unit, unit * 128, at + 1
+  until one < 128
+  return len, written, at + len
 end
 
--- What packs at a score say in their heads. Read once a call: what is cancelled together often lies together.
-local read = {}
-local function packs_at(score)
-  if read[score] then return read[score] end
-  local packs = {}
-  for _, bytes in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], score, score)) do
-    if string.byte(bytes, 1) == 1 then
-      local topics, at = {}, 12
-      for t = 1, string.byte(bytes, 11) do
-        local len = string.byte(bytes, at)
-        topics[t] = string.sub(bytes, at + 1, at + len)
-        at = at + 1 + len
-      end
-      packs[#packs + 1] = {
-        bytes = bytes, nonce = u16(bytes, 3) * 65536 + u16(bytes, 5), count = u16(bytes, 9), topics = topics, directory = at,
-      }
-    end
-  end
-  read[score] = packs
-  return packs
-end
-
--- The pack that has a record, and the record's topic from the pack's directory.
-local function record(score, nonce, position)
-  for _, pack in ipairs(packs_at(score)) do
-    if pack.nonce == nonce then
-      local at = pack.directory
-      for _ = 1, pack.count do
-        if u16(pack.bytes, at) == position then return pack, pack.topics[string.byte(pack.bytes, at + 2) + 1] end
-        at = at + 3
-      end
+-- The pack that has a nonce, and where its directory begins.
+local function pack_at(score, nonce)
+  for _, pack in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], score, score)) do
+    if byte(pack, 1) == 1 and sub(pack, 3, 6) == nonce then
+      local directory = 12
+      for _ = 1, byte(pack, 11) do directory = directory + 1 + byte(pack, directory) end
+      return pack, directory
     end
   end
 end
 
--- Gives the bytes of what is marked back once that is half of a pack beyond `opened`: rewriting it costs no
--- more than storing it did. Score, nonce and positions stay, and so do the marks.
-local rewrites = 0
-local function compact(score, pack, marks_begin)
-  local bytes, marks = pack.bytes, {}
-  for i = 1, pack.count do
-    local at = pack.directory + 3 * (i - 1)
-    marks[i] = marks_begin .. string.sub(bytes, at, at + 1)
+-- What is known of a pack of several without its bodies. Kept from the first cancel on, so that the next ones need not
+-- read the pack: Lua hashes every byte that passes through it.
+local GONE = 255
+local any_head = redis.call('HLEN', KEYS[9]) > 0
+local heads, changed = {}, {}
+local function head_of(prefix)
+  local head = heads[prefix] or any_head and redis.call('HGET', KEYS[9], prefix)
+  if head then heads[prefix] = head end
+  return head
+end
+local function new_head(pack, directory)
+  local states, count = {}, sub(pack, 9, 10)
+  for position = 1, u16(pack, 7) do states[position] = char(GONE) end
+  for at = directory, directory + 3 * (u16(pack, 9) - 1), 3 do
+    states[u16(pack, at) + 1] = sub(pack, at + 2, at + 2)
   end
-  local marked, kept = redis.call('ZMSCORE', KEYS[4], unpack(marks)), 0
-  for i = 1, pack.count do kept = kept + (marked[i] and 0 or 1) end
-  if kept * 2 > pack.count then return end
-  if kept > 0 then
-    -- Another cancel will find it: no call may take long.
-    if rewrites == 16 then return end
-    rewrites = rewrites + 1
-  end
+  return sub(pack, 7, 8) .. count .. count .. table.concat(states) .. sub(pack, 11, directory - 1)
+end
 
-  local directory, records, dropped = {}, {}, {}
-  local named, at = pack.directory, pack.directory + 3 * pack.count
-  for i = 1, pack.count do
-    local next, len = after(bytes, at)
-    if marked[i] then
-      local topic = pack.topics[string.byte(bytes, named + 2) + 1]
-      dropped[topic] = (dropped[topic] or 0) + len
+-- The topic that has a number among those listed there: how many, and each with its length.
+local function topic_of(text, at, number)
+  at = at + 1
+  for _ = 1, number do at = at + 1 + byte(text, at) end
+  return sub(text, at + 1, at + byte(text, at))
+end
+
+local function drop_bytes(topic, len)
+  if len > 0 and redis.call('HINCRBY', KEYS[8], topic, -len) <= 0 then redis.call('HDEL', KEYS[8], topic) end
+end
+
+-- Rewrites a pack without what is cancelled. Score, nonce and positions stay, and the head stands for the marks of
+-- what is gone, but for the one that was set last: it tells when the head may go. The last record stays
+-- without its body: a score that is free again could be given the same pack by an insert that arrives twice.
+local function compact(score, prefix, position, head)
+  local pack, directory = pack_at(score, sub(prefix, 9))
+  if not pack then return head end
+  local count = u16(pack, 9)
+  local named, at = directory, directory + 3 * count
+  local entries, records, marks, dropped = {}, {}, {}, {}
+  -- Records that stay and lie side by side are copied together.
+  local last, run
+  for _ = 1, count do
+    local high, low, number = byte(pack, named, named + 2)
+    local here = high * 256 + low
+    local len, written, next = measure(pack, at)
+    if byte(head, 7 + here) ~= GONE then
+      entries[#entries + 1] = sub(pack, named, named + 2)
+      run = run or at
     else
-      directory[#directory + 1] = string.sub(bytes, named, named + 2)
-      records[#records + 1] = string.sub(bytes, at, next - 1)
+      if run then records[#records + 1] = sub(pack, run, at - 1) end
+      run = nil
+      dropped[number] = (dropped[number] or 0) + len
+      if here == position then
+        last = {sub(pack, named, named + 2), sub(pack, at, written - 1) .. char(0)}
+      else
+        marks[#marks + 1] = prefix .. sub(pack, named, named + 1)
+      end
     end
     named, at = named + 3, next
   end
+  if run then records[#records + 1] = sub(pack, run) end
+  if #entries == 0 then entries[1], records[1] = last[1], last[2] end
+  local lying = char(floor(#entries / 256), #entries % 256)
   redis.call('ZREMRANGEBYSCORE', KEYS[1], score, score)
-  if kept > 0 then
-    local count = string.char(math.floor(kept / 256), kept % 256)
-    redis.call('ZADD', KEYS[1], score, string.sub(bytes, 1, 8) .. count .. string.sub(bytes, 11, pack.directory - 1)
-      .. table.concat(directory) .. table.concat(records))
-  end
-  for topic, len in pairs(dropped) do
-    if redis.call('HINCRBY', KEYS[8], topic, -len) <= 0 then redis.call('HDEL', KEYS[8], topic) end
-  end
-  read[score] = nil
+  redis.call('ZADD', KEYS[1], score, sub(pack, 1, 8) .. lying .. sub(pack, 11, directory - 1)
+    .. table.concat(entries) .. table.concat(records))
+  if #marks > 0 then redis.call('ZREM', KEYS[4], unpack(marks)) end
+  for number, len in pairs(dropped) do drop_bytes(topic_of(pack, 11, number), len) end
+  return sub(head, 1, 2) .. lying .. sub(head, 5)
 end
 
 -- The entry says that the message is gone, and ages from now on.
 local function bury(id, entry)
-  redis.call('HSET', KEYS[3], id, 'C' .. string.sub(entry, 2))
+  redis.call('HSET', KEYS[3], id, 'C' .. sub(entry, 2))
   redis.call('ZREM', KEYS[5], id)
   redis.call('ZADD', KEYS[6], now + ARGV[1], id)
 end
@@ -129,10 +141,11 @@ local function uncount(topic) uncounted[topic] = (uncounted[topic] or 0) + 1 end
 -- Mostly there is none: only messages with an id of the producer, moved, parked and held ones have one.
 local any_entry = redis.call('HLEN', KEYS[3]) > 0
 
-local function cancel(id, score, nonce, position, due, mark)
+local rewrites = 0
+local function cancel(id, score, position, due, mark)
   local entry, maybe = any_entry and redis.call('HGET', KEYS[3], id), false
   if entry then
-    local kind = string.sub(entry, 1, 1)
+    local kind = sub(entry, 1, 1)
     if kind == 'C' then return 'cancelled' end
     if kind == 'D' then return 'dead' end
     if kind == 'H' then
@@ -143,41 +156,62 @@ local function cancel(id, score, nonce, position, due, mark)
       bury(id, entry)
       return 'cancelled'
     end
-    local s, n, p, d, m, _, hex = string.match(entry, '^S (%d+) (%d+) (%d+) (%d+) (%d) (%x+) (%x+)$')
-    score, nonce, position, due, maybe = s, n, p, d, m == '1'
-    mark = string.gsub(hex, '%x%x', function(pair) return string.char(tonumber(pair, 16)) end)
+    local s, p, d, m, hex = string.match(entry, '^S (%d+) %d+ (%d+) (%d+) (%d) %x+ (%x+)$')
+    score, position, due, maybe = s, p, d, m == '1'
+    mark = string.gsub(hex, '%x%x', function(pair) return char(tonumber(pair, 16)) end)
   elseif score == '' then
     return 'gone'
   end
+  local due_text = due
   due = tonumber(due)
   -- S first: a mark may outlive the entry that says where its message went.
   if due <= settled then return 'gone' end
+  local prefix = sub(mark, 1, 12)
+  position = tonumber(position)
+  local head = head_of(prefix)
+  if head and byte(head, 7 + position) == GONE then return 'cancelled' end
   if due <= handed or maybe then
     return redis.call('ZSCORE', KEYS[4], mark) and 'cancelled' or 'in_flight'
   end
-  if redis.call('ZADD', KEYS[4], 'NX', due, mark) == 0 then return 'cancelled' end
+  if redis.call('ZADD', KEYS[4], 'NX', due_text, mark) == 0 then return 'cancelled' end
 
-  position = tonumber(position)
-  local pack, topic = record(score, tonumber(nonce), position)
-  -- Only after a failover: the id is ours, and what it names was lost.
-  if not pack then
-    redis.call('ZREM', KEYS[4], mark)
-    return 'gone'
+  local pack, directory
+  if not head then
+    pack, directory = pack_at(score, sub(prefix, 9))
+    -- Only after a failover: the id is ours, and what it names was lost.
+    if not pack then
+      redis.call('ZREM', KEYS[4], mark)
+      return 'gone'
+    end
+    head = new_head(pack, directory)
   end
-  uncount(topic)
-  -- Not each cancel looks at the marks of the whole pack: about eight of them do, evenly over its positions.
-  if math.floor(tonumber(score) / 2048) > opened and position * 8 % pack.count < 8 then
-    compact(score, pack, string.sub(mark, 1, 12))
+  local stored, lying, left = u16(head, 1), u16(head, 3), u16(head, 5) - 1
+  uncount(topic_of(head, 7 + stored, byte(head, 7 + position)))
+  local unopened = floor(tonumber(score) / 2048) > opened
+  if stored > 1 then
+    head = sub(head, 1, 4) .. char(floor(left / 256), left % 256)
+      .. sub(head, 7, 6 + position) .. char(GONE) .. sub(head, 8 + position)
+    -- By halves: all rewrites of a pack together cost no more than storing it did. Beyond 16 another cancel will
+    -- do it: no call may take long.
+    if unopened and (lying - left) * 2 >= lying and rewrites < 16 then
+      rewrites = rewrites + 1
+      head = compact(score, prefix, position, head)
+    end
+    heads[prefix], changed[prefix] = head, true
+  elseif unopened then
+    -- Of a pack of one the mark says everything.
+    redis.call('ZREMRANGEBYSCORE', KEYS[1], score, score)
+    drop_bytes(topic_of(pack, 11, 0), (measure(pack, directory + 3)))
   end
   if entry then bury(id, entry) end
   return 'cancelled'
 end
 
 local answers = {}
-for at = 2, #ARGV, 6 do
-  answers[#answers + 1] =
-    cancel(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5])
+for at = 2, #ARGV, 5 do
+  answers[#answers + 1] = cancel(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4])
 end
+for prefix in pairs(changed) do redis.call('HSET', KEYS[9], prefix, heads[prefix]) end
 for topic, count in pairs(uncounted) do
   if redis.call('HINCRBY', KEYS[7], topic, -count) <= 0 then redis.call('HDEL', KEYS[7], topic) end
 end

@@ -7,6 +7,7 @@
 -- KEYS[4] cancelled  zset    mark -> due, Unix ms
 -- KEYS[5] pending    hash    topic -> messages
 -- KEYS[6] bytes      hash    topic -> bytes of bodies in packs
+-- KEYS[7] heads      hash    begin of marks -> what is cancelled of a pack
 -- ARGV[1] token            ARGV[2] claim_ttl_ms     ARGV[3] settle_to_ms, 0: nothing to settle
 -- ARGV[4] hand_out_to_ms, 0: nothing to hand out    ARGV[5] open_to_ms
 -- ARGV[6] idle_until_ms: 0, or release the claim and sleep until the head is due, or until this
@@ -45,7 +46,14 @@ if tonumber(ARGV[3]) > settled then
   settled = math.min(tonumber(ARGV[3]), handed)
   -- A pack that lies there still may begin up to 4095 ms (the longest window) before S. Its marks stay,
   -- so that a successor knows which of its records were delivered.
-  redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', text(settled - 4096))
+  local trimmed = text(settled - 4096)
+  if redis.call('HLEN', KEYS[7]) > 0 then
+    -- All of a pack is due within 4095 ms: where S has passed one mark so far, it has passed all of the head.
+    for _, mark in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', trimmed)) do
+      redis.call('HDEL', KEYS[7], string.sub(mark, 1, 12))
+    end
+  end
+  redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', trimmed)
 elseif idle_until == 0 then
   redis.call('ZREM', KEYS[4], '')
 end
@@ -56,8 +64,9 @@ while ARGV[at] do
   for count = 5, 6 do
     at = at + 1
     for _ = 1, tonumber(ARGV[at - 1]) do
-      -- Counted where the bytes go, once, whoever removes them.
-      if removed == 1 and redis.call('HINCRBY', KEYS[count], ARGV[at], -ARGV[at + 1]) <= 0 then
+      -- Counted where the bytes go, once, whoever removes them. Lua writes the negative of 0 as -0, which
+      -- Redis does not take for a number.
+      if removed == 1 and ARGV[at + 1] ~= '0' and redis.call('HINCRBY', KEYS[count], ARGV[at], -ARGV[at + 1]) <= 0 then
         redis.call('HDEL', KEYS[count], ARGV[at])
       end
       at = at + 2

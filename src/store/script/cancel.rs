@@ -44,6 +44,7 @@ pub(in crate::store) async fn cancel(
         keys.gone(),
         keys.pending(),
         keys.bytes(),
+        keys.heads(),
     ];
     let mut cmd = evalsha(&CANCEL, &names);
     cmd.arg(millis(dedupe_window));
@@ -51,14 +52,11 @@ pub(in crate::store) async fn cancel(
         cmd.arg(&message.id);
         match message.place {
             Some((place, due)) => {
-                cmd.arg(place.score.0)
-                    .arg(place.nonce)
-                    .arg(place.position)
-                    .arg(due.0);
+                cmd.arg(place.score.0).arg(place.position).arg(due.0);
                 cmd.arg(&mark_of(place)[..]);
             }
             None => {
-                cmd.arg("").arg(0).arg(0).arg(0).arg("");
+                cmd.arg("").arg(0).arg(0).arg("");
             }
         }
     }

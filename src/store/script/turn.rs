@@ -30,6 +30,7 @@ pub(in crate::store) async fn turn(
         keys.cancelled(),
         keys.pending(),
         keys.bytes(),
+        keys.heads(),
     ];
     let mut pipeline = Pipeline::with_capacity(3);
     pipeline

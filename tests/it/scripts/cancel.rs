@@ -1,11 +1,16 @@
 //! cancel: exact answers from due, H and S; bytes go only beyond what an owner has opened.
 
+use futures_util::future::join_all;
+use nsqdelayd::store::{Finished, Reschedule};
+
 use super::*;
 
 on_both_servers! {
     beyond_the_opened_the_bytes_come_back;
     within_the_opened_only_the_mark_is_written;
     half_a_pack_gives_its_bytes_back;
+    a_head_goes_when_all_of_its_pack_is_settled;
+    what_moves_while_its_pack_is_cancelled_is_cancelled_once;
     an_opened_pack_keeps_all_its_bytes;
     what_is_handed_out_is_in_flight;
     what_is_settled_is_gone;
@@ -79,7 +84,7 @@ async fn half_a_pack_gives_its_bytes_back(server: Redis) {
     let messages = ten(&bench, due).await;
     let whole = only_pack(&bench);
     let mut cancelled = Vec::new();
-    let mut lens = Vec::new();
+    let (mut lens, mut marks) = (Vec::new(), Vec::new());
     // From the middle on, so that positions have gaps.
     for n in [5, 4, 0, 6, 8, 1, 9, 2, 3] {
         assert_eq!(bench.cancel(&messages[n].0).await, Cancel::Cancelled);
@@ -94,11 +99,12 @@ async fn half_a_pack_gives_its_bytes_back(server: Redis) {
             .map(|n| (!cancelled.contains(&n)).then(|| messages[n].1.clone()))
             .collect();
         assert_eq!(bodies(&bench, &messages).await, expected);
-        assert_eq!(
-            bench.marks().len(),
-            cancelled.len(),
-            "marks outlive the bytes"
-        );
+        marks.push(bench.marks().len());
+        let lying = pack.records.iter().map(|record| record.position);
+        let dropped: Vec<_> = (0..10)
+            .filter(|n| !lying.clone().any(|p| p == *n))
+            .collect();
+        assert!(dropped.iter().all(|n| cancelled.contains(&usize::from(*n))));
         let counted: u64 = bench.pending().values().sum();
         assert_eq!(counted, 10 - cancelled.len() as u64);
         let bytes: HashMap<String, u64> = bench.ask("HGETALL :bytes");
@@ -109,13 +115,80 @@ async fn half_a_pack_gives_its_bytes_back(server: Redis) {
         assert_eq!(bytes, held);
     }
     assert_eq!(lens[3], whole.len, "less than half is cancelled: {lens:?}");
-    assert!(lens[4] < whole.len && lens[8] < lens[4], "{lens:?}");
-    // What has left its pack is cancelled still.
+    for rewritten in [4, 7, 8] {
+        assert!(lens[rewritten] < lens[rewritten - 1], "{lens:?}");
+    }
+    // The head stands for the marks of what has left, but for one of each rewrite.
+    assert_eq!(marks, [1, 2, 3, 4, 1, 2, 3, 2, 3]);
+    // What has left its pack is cancelled still, also when it is handed out meanwhile.
+    assert_eq!(bench.cancel(&messages[5].0).await, Cancel::Cancelled);
+    bench.set_horizon("handed", due + 6);
     assert_eq!(bench.cancel(&messages[5].0).await, Cancel::Cancelled);
     assert_eq!(bench.cancel(&messages[7].0).await, Cancel::Cancelled);
-    assert!(bench.packs().is_empty() && bench.pending().is_empty());
+    assert_eq!(bench.cancel(&messages[7].0).await, Cancel::Cancelled);
+    assert!(bench.pending().is_empty());
+    assert_eq!(bodies(&bench, &messages).await, [const { None }; 10]);
+    // The last stays without its body: the score stays taken.
+    let last = only_pack(&bench);
+    assert_eq!((last.records.len(), last.records[0].body.len()), (1, 0));
+    assert!(bench.marks().contains_key(&mark_of(Place {
+        score: last.score,
+        nonce: last.nonce,
+        position: 7,
+    })));
     let bytes: HashMap<String, u64> = bench.ask("HGETALL :bytes");
     assert_eq!(bytes, HashMap::new());
+    // Its owner finds nothing to deliver, and removes it.
+    bench.set_horizon("handed", due + 9);
+    let finished = Finished {
+        score: last.score,
+        delivered: Vec::new(),
+        bytes: vec![(last.records[0].topic.clone(), 0)],
+    };
+    bench.turn(|turn| turn.finished = vec![finished]).await;
+    assert!(bench.packs().is_empty() && bench.pending().is_empty());
+}
+
+async fn a_head_goes_when_all_of_its_pack_is_settled(server: Redis) {
+    let bench = Bench::open(server).await;
+    let due = bench.now() + HOUR;
+    for (id, _) in &ten(&bench, due).await[..6] {
+        assert_eq!(bench.cancel(id).await, Cancel::Cancelled);
+    }
+    let (heads, marks) = (|| bench.ask::<u64>("HLEN :heads"), || bench.marks().len());
+    // Set last, at the rewrite, was that of the fifth; the sixth lies there still.
+    assert_eq!((heads(), marks()), (1, 2));
+    bench.set_horizon("handed", due + 2 * HOUR);
+    for (settled, left) in [(due + 9, 1), (due + 4 + 4_095, 1), (due + 4 + 4_096, 0)] {
+        bench.turn(|turn| turn.settle_to = UnixMs(settled)).await;
+        assert_eq!(heads(), left, "{settled}");
+    }
+    assert_eq!(marks(), 1);
+}
+
+/// A move reads a record, and finds it gone from its pack, mark and all, when it comes to move it.
+async fn what_moves_while_its_pack_is_cancelled_is_cancelled_once(server: Redis) {
+    let bench = Bench::open(server).await;
+    for round in 1..=20 {
+        let due = bench.now() + round * HOUR;
+        let messages = ten(&bench, due).await;
+        let ids: Vec<_> = messages.iter().map(|(id, _)| id.clone()).collect();
+        let moves = ids
+            .iter()
+            .map(|id| bench.store.reschedule(id.clone(), after(2 * HOUR)));
+        let cancels = ids.iter().map(|id| bench.cancel(id));
+        let (moves, cancels) = futures_util::join!(join_all(moves), join_all(cancels));
+        assert_eq!(cancels, [Cancel::Cancelled; 10]);
+        for answer in moves {
+            let answer = answer.unwrap();
+            assert!(matches!(
+                answer,
+                Reschedule::Moved(_) | Reschedule::Cancelled
+            ));
+        }
+        assert_eq!(bodies(&bench, &messages).await, [const { None }; 10]);
+        assert_eq!(bench.pending(), HashMap::new());
+    }
 }
 
 async fn an_opened_pack_keeps_all_its_bytes(server: Redis) {

@@ -53,7 +53,7 @@ fn find(keys: &Shard, id: &str, minted: Option<(Place, UnixMs)>) -> Option<Found
         Kind::Cancelled => Standing::Cancelled,
         Kind::Held if maybe => Standing::InFlight,
         Kind::Stored if due <= keys.settled => Standing::Gone,
-        Kind::Stored if keys.cancelled.contains_key(&place) => Standing::Cancelled,
+        Kind::Stored if keys.is_marked(place) => Standing::Cancelled,
         Kind::Stored if due <= keys.handed || maybe => Standing::InFlight,
         Kind::Stored | Kind::Held => Standing::Scheduled,
     };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use nsqdelayd::id::{Place, Score};
 use nsqdelayd::message::{TopicName, UnixMs};
 use nsqdelayd::store::{
@@ -110,6 +111,17 @@ pub(crate) struct ParkedMessage {
     pub(crate) dead_letter: Option<DeadLetter>,
 }
 
+/// What is cancelled of a pack of several.
+#[derive(Debug, Clone)]
+pub(crate) struct Head {
+    /// Records that the pack has now.
+    lying: usize,
+    /// Records that are not cancelled.
+    left: usize,
+    /// By position.
+    cancelled: Vec<bool>,
+}
+
 /// The keys of one shard.
 #[derive(Debug, Default)]
 pub(crate) struct Shard {
@@ -122,6 +134,8 @@ pub(crate) struct Shard {
     pub(crate) below: u64,
     pub(crate) closed: bool,
     pub(crate) cancelled: BTreeMap<Place, UnixMs>,
+    /// By score and nonce of a pack of several: what of it is cancelled.
+    pub(crate) heads: BTreeMap<(Score, u32), Head>,
     pub(crate) ids: BTreeMap<String, Entry>,
     pub(crate) live: BTreeMap<String, UnixMs>,
     pub(crate) gone: BTreeMap<String, UnixMs>,
@@ -296,6 +310,11 @@ impl Shard {
         if turn.settle_to > self.settled {
             self.settled = turn.settle_to.min(self.handed);
             let trimmed = self.settled.minus_ms(4_096);
+            for (place, due) in &self.cancelled {
+                if *due <= trimmed {
+                    self.heads.remove(&(place.score, place.nonce));
+                }
+            }
             self.cancelled.retain(|_, due| *due > trimmed);
         }
         for finished in &turn.finished {
@@ -362,20 +381,25 @@ impl Shard {
         if due <= self.settled {
             return Cancel::NotFound;
         }
-        if self.cancelled.contains_key(&place) {
+        if self.is_marked(place) {
             return Cancel::Cancelled;
         }
         if (due <= self.handed || maybe) && self.bug != Some(Bug::CancelIgnoresHanded) {
             return Cancel::InFlight;
         }
-        let (count, record) = self.record_at(place);
-        let Some(topic) = record.map(|record| record.topic.clone()) else {
+        let Some((stored, topic)) = self.stored_at(place) else {
             return Cancel::NotFound;
         };
         self.cancelled.insert(place, due);
         self.count(&topic, -1);
-        if place.score.due() > self.opened && usize::from(place.position) * 8 % count < 8 {
-            self.compact(place);
+        let is_beyond = place.score.due() > self.opened;
+        if stored > 1 {
+            self.note_cancelled(place, stored);
+            if is_beyond {
+                self.compact(place);
+            }
+        } else if is_beyond {
+            self.remove(place.score);
         }
         if let Some(entry) = entry {
             let kind = Kind::Cancelled;
@@ -386,25 +410,65 @@ impl Shard {
         Cancel::Cancelled
     }
 
-    /// What is marked leaves its pack once that is half of it.
+    /// Whether a record is not to be delivered from there, by its mark or by its pack's head.
+    pub(crate) fn is_marked(&self, place: Place) -> bool {
+        let head = self.heads.get(&(place.score, place.nonce));
+        let in_head = head.and_then(|head| head.cancelled.get(usize::from(place.position)));
+        self.cancelled.contains_key(&place) || in_head == Some(&true)
+    }
+
+    /// How many records were stored with the one at a place, and its topic.
+    fn stored_at(&self, place: Place) -> Option<(usize, TopicName)> {
+        let packs = self.due.get(&place.score)?;
+        let pack = packs.iter().find(|pack| pack.nonce == place.nonce)?;
+        let records = &mut pack.records.iter();
+        let record = records.find(|record| record.position == place.position)?;
+        Some((usize::from(pack.stored), record.topic.clone()))
+    }
+
+    fn note_cancelled(&mut self, place: Place, stored: usize) {
+        let lying = self.record_at(place).0;
+        let head = self.heads.entry((place.score, place.nonce));
+        let head = head.or_insert_with(|| Head {
+            lying,
+            left: lying,
+            cancelled: vec![false; stored],
+        });
+        head.left -= 1;
+        head.cancelled[usize::from(place.position)] = true;
+    }
+
+    /// What is cancelled leaves its pack once that is half of it, and takes its mark along, but for the one that was
+    /// set last. The last record stays without its body.
     fn compact(&mut self, place: Place) {
-        let Some(packs) = self.due.get(&place.score) else {
+        let (Some(head), Some(packs)) = (
+            self.heads.get_mut(&(place.score, place.nonce)),
+            self.due.get(&place.score),
+        ) else {
             return;
         };
+        if (head.lying - head.left) * 2 < head.lying {
+            return;
+        }
         let mut packs = packs.clone();
         for pack in packs.iter_mut().filter(|pack| pack.nonce == place.nonce) {
-            let place_of = |record: &Record| Place {
-                position: record.position,
-                ..place
-            };
-            let mut kept = pack.records.clone();
-            kept.retain(|record| !self.cancelled.contains_key(&place_of(record)));
-            if kept.len() * 2 <= pack.records.len() {
-                pack.records = kept;
+            let (gone, mut kept): (Vec<Record>, Vec<Record>) = pack
+                .records
+                .drain(..)
+                .partition(|record| head.cancelled[usize::from(record.position)]);
+            for record in gone {
+                let position = record.position;
+                if position != place.position {
+                    self.cancelled.remove(&Place { position, ..place });
+                } else if kept.is_empty() {
+                    let body = Bytes::new();
+                    kept.push(Record { body, ..record });
+                }
             }
+            head.lying = kept.len();
+            pack.records = kept;
         }
         self.remove(place.score);
-        packs.retain(|pack| !pack.records.is_empty());
         for pack in packs {
             self.count_bytes(&pack, 1);
             self.due.entry(pack.score).or_default().push(pack);
@@ -430,7 +494,7 @@ impl Shard {
             if old_due <= self.settled {
                 return PlaceReply::Gone;
             }
-            if self.cancelled.contains_key(&change.from) {
+            if self.is_marked(change.from) {
                 return PlaceReply::Cancelled;
             }
             if old_due <= self.handed {
@@ -449,7 +513,10 @@ impl Shard {
         self.add(change.pack.clone());
         self.ids.insert(change.id.clone(), change.entry);
         self.live_until(&change.id, old_due.max(new_due));
-        if !held && change.from_records == 1 && change.from.score.due() > self.opened {
+        let others = self
+            .heads
+            .contains_key(&(change.from.score, change.from.nonce));
+        if !held && !others && change.from_records == 1 && change.from.score.due() > self.opened {
             self.remove(change.from.score);
         }
         self.count_below(new_due);
