@@ -22,7 +22,7 @@ pub(super) const GENERATOR: &str = "generator";
 /// What one name's processes have used so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Used {
-    /// Processor time, user and system.
+    /// Processor time, user and system, with that of children that have ended: Redis rewrites its file in one.
     pub(super) cpu_us: u64,
     /// Resident memory now.
     pub(super) resident_bytes: u64,
@@ -81,13 +81,15 @@ fn read_one(pid: u32) -> io::Result<Used> {
     })
 }
 
-/// `utime` and `stime`, fields 14 and 15. The name, field 2, may hold spaces and brackets.
+/// `utime`, `stime`, `cutime` and `cstime`, fields 14 to 17. The name, field 2, may hold spaces and brackets.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
+    let mut ticks = 0;
+    for _ in 0..4 {
+        ticks += fields.next()?.parse::<u64>().ok()?;
+    }
+    Some(ticks)
 }
 
 fn kib(status: &str, name: &str) -> Option<u64> {
@@ -112,8 +114,8 @@ mod tests {
 
     #[test]
     fn processor_time_is_found_behind_any_name() {
-        let stat = "7 (a ) b) S 1 7 7 0 -1 4194304 12 0 0 0 250 50 0 0 20 0 1 0 1 1 1";
-        assert_eq!(cpu_ticks(stat), Some(300));
+        let stat = "7 (a ) b) S 1 7 7 0 -1 4194304 12 0 0 0 250 50 9 1 20 0 1 0 1 1 1";
+        assert_eq!(cpu_ticks(stat), Some(310));
         assert_eq!(kib("VmPeak:\t 9 kB\nVmRSS:\t  12 kB\n", "VmRSS:"), Some(12));
     }
 

@@ -1,6 +1,7 @@
 //! A model of Redis with our scripts, of one instance's connection to it, and of what can befall the
 //! connection. Shares no code with `store` but its types: what both do alike, both do for themselves.
 
+mod cancels;
 mod claims;
 mod doors;
 mod holding;

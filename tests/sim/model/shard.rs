@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
 use nsqdelayd::id::{Place, Score};
 use nsqdelayd::message::{TopicName, UnixMs};
-use nsqdelayd::store::{
-    Cancel, ClaimToken, Held, Pack, ReadMarks, ReadPack, Record, Turn, TurnReply,
-};
+use nsqdelayd::store::{ClaimToken, Held, Pack, ReadMarks, ReadPack, Record, Turn, TurnReply};
 
 use super::Bug;
+use super::cancels::Head;
 
 /// What became of the message of an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,17 +109,6 @@ pub(crate) struct ParkedMessage {
     pub(crate) dead_letter: Option<DeadLetter>,
 }
 
-/// What is cancelled of a pack of several.
-#[derive(Debug, Clone)]
-pub(crate) struct Head {
-    /// Records that the pack has now.
-    lying: usize,
-    /// Records that are not cancelled.
-    left: usize,
-    /// By position.
-    cancelled: Vec<bool>,
-}
-
 /// The keys of one shard.
 #[derive(Debug, Default)]
 pub(crate) struct Shard {
@@ -171,7 +158,7 @@ impl Shard {
         }
     }
 
-    fn remove(&mut self, score: Score) -> usize {
+    pub(super) fn remove(&mut self, score: Score) -> usize {
         let packs = self.due.remove(&score).unwrap_or_default();
         for pack in &packs {
             self.count_bytes(pack, -1);
@@ -363,116 +350,6 @@ impl Shard {
             let record = pack.records.iter().find(|r| r.position == place.position);
             (pack.records.len(), record)
         })
-    }
-
-    /// `cancel.lua`, for one message.
-    pub(crate) fn cancel(&mut self, now: UnixMs, window_ms: u64, named: &Named) -> Cancel {
-        let entry = self.ids.get(&named.id).copied();
-        let (place, due, maybe) = match (entry, named.place) {
-            (Some(entry), _) if entry.kind == Kind::Cancelled => return Cancel::Cancelled,
-            (Some(entry), _) if entry.kind == Kind::Dead => return Cancel::Dead,
-            (Some(entry), _) if entry.kind == Kind::Held => {
-                return self.cancel_held(now, window_ms, &named.id, entry);
-            }
-            (Some(entry), _) => (entry.place, entry.due, entry.maybe),
-            (None, Some((place, due))) => (place, due, false),
-            (None, None) => return Cancel::NotFound,
-        };
-        if due <= self.settled {
-            return Cancel::NotFound;
-        }
-        if self.is_marked(place) {
-            return Cancel::Cancelled;
-        }
-        if (due <= self.handed || maybe) && self.bug != Some(Bug::CancelIgnoresHanded) {
-            return Cancel::InFlight;
-        }
-        let Some((stored, topic)) = self.stored_at(place) else {
-            return Cancel::NotFound;
-        };
-        self.cancelled.insert(place, due);
-        self.count(&topic, -1);
-        let is_beyond = place.score.due() > self.opened;
-        if stored > 1 {
-            self.note_cancelled(place, stored);
-            if is_beyond {
-                self.compact(place);
-            }
-        } else if is_beyond {
-            self.remove(place.score);
-        }
-        if let Some(entry) = entry {
-            let kind = Kind::Cancelled;
-            self.ids.insert(named.id.clone(), Entry { kind, ..entry });
-            self.live.remove(&named.id);
-            self.gone.insert(named.id.clone(), now.plus_ms(window_ms));
-        }
-        Cancel::Cancelled
-    }
-
-    /// Whether a record is not to be delivered from there, by its mark or by its pack's head.
-    pub(crate) fn is_marked(&self, place: Place) -> bool {
-        let head = self.heads.get(&(place.score, place.nonce));
-        let in_head = head.and_then(|head| head.cancelled.get(usize::from(place.position)));
-        self.cancelled.contains_key(&place) || in_head == Some(&true)
-    }
-
-    /// How many records were stored with the one at a place, and its topic.
-    fn stored_at(&self, place: Place) -> Option<(usize, TopicName)> {
-        let packs = self.due.get(&place.score)?;
-        let pack = packs.iter().find(|pack| pack.nonce == place.nonce)?;
-        let records = &mut pack.records.iter();
-        let record = records.find(|record| record.position == place.position)?;
-        Some((usize::from(pack.stored), record.topic.clone()))
-    }
-
-    fn note_cancelled(&mut self, place: Place, stored: usize) {
-        let lying = self.record_at(place).0;
-        let head = self.heads.entry((place.score, place.nonce));
-        let head = head.or_insert_with(|| Head {
-            lying,
-            left: lying,
-            cancelled: vec![false; stored],
-        });
-        head.left -= 1;
-        head.cancelled[usize::from(place.position)] = true;
-    }
-
-    /// What is cancelled leaves its pack once that is half of it, and takes its mark along, but for the one that was
-    /// set last. The last record stays without its body.
-    fn compact(&mut self, place: Place) {
-        let (Some(head), Some(packs)) = (
-            self.heads.get_mut(&(place.score, place.nonce)),
-            self.due.get(&place.score),
-        ) else {
-            return;
-        };
-        if (head.lying - head.left) * 2 < head.lying {
-            return;
-        }
-        let mut packs = packs.clone();
-        for pack in packs.iter_mut().filter(|pack| pack.nonce == place.nonce) {
-            let (gone, mut kept): (Vec<Record>, Vec<Record>) = pack
-                .records
-                .drain(..)
-                .partition(|record| head.cancelled[usize::from(record.position)]);
-            for record in gone {
-                let position = record.position;
-                if position != place.position {
-                    self.cancelled.remove(&Place { position, ..place });
-                } else if kept.is_empty() {
-                    let body = Bytes::new();
-                    kept.push(Record { body, ..record });
-                }
-            }
-            head.lying = kept.len();
-            pack.records = kept;
-        }
-        self.remove(place.score);
-        for pack in packs {
-            self.count_bytes(&pack, 1);
-            self.due.entry(pack.score).or_default().push(pack);
-        }
     }
 
     /// `move.lua`
