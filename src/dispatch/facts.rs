@@ -1,6 +1,7 @@
 //! Facts become decisions, and decisions take effect: what nsqd took is done, what failed is sent again,
 //! parked or buried.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -12,19 +13,19 @@ use crate::dispatch::retry::{self, Attempts, Outcome};
 use crate::dispatch::tenure::{Ended, Failing, Tenure};
 use crate::dispatch::turn::{Key, ToSend};
 use crate::forward;
-use crate::store::{PARK_MAX, ParkReply, ParkTo, Parked};
+use crate::store::{PARK_MAX, ParkReply, ParkTo, Parked, Record};
 
 /// How long a message that nsqd refused for good is put aside when the dead letters are full.
 const FULL_PARK: Duration = Duration::from_mins(1);
 
 impl Poller {
     /// Whether a message is too late to be sent.
-    pub(super) fn is_too_late(&self, tenure: &Tenure, message: &ToSend, now_ms: u64) -> bool {
+    pub(super) fn is_too_late(&self, spared: &HashSet<Key>, message: &ToSend, now_ms: u64) -> bool {
         let limit = self.shared.config.expire_if_later_than;
         let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         !limit.is_zero()
             && message.key.due.0.saturating_add(limit_ms) < now_ms
-            && !tenure.spared.contains(&message.key)
+            && !spared.contains(&message.key)
     }
 
     /// Makes dead letters of what came too late. `Some`: the tenure is over.
@@ -70,8 +71,12 @@ impl Poller {
                     .metrics
                     .lateness
                     .observe(Duration::from_micros(late_us).as_secs_f64());
-                tenure.failing.remove(&key);
-                tenure.spared.remove(&key);
+                if !tenure.failing.is_empty() {
+                    tenure.failing.remove(&key);
+                }
+                if !tenure.spared.is_empty() {
+                    tenure.spared.remove(&key);
+                }
                 tenure.memory.delivered(key);
                 continue;
             }
@@ -164,7 +169,7 @@ impl Poller {
                 Some(Parked {
                     from: key.place,
                     stored,
-                    record: record.clone(),
+                    record: Record::clone(record),
                 })
             });
             let messages: Vec<Parked> = messages.collect();

@@ -347,9 +347,7 @@ impl Poller {
         }
         match tenure.memory.reply(held) {
             Reply::Send(to_send) => {
-                for message in to_send {
-                    tenure.ready.push(message);
-                }
+                tenure.ready.extend(to_send);
                 None
             }
             Reply::Stale => {
@@ -441,15 +439,12 @@ impl Poller {
             clock: self.shared.clock.now,
         };
         let now_ms = self.shared.now_bounds().at_least_us / 1_000;
-        let batch = tenure.ready.take(leave.messages, leave.bytes);
+        let mut batch = tenure.ready.take(leave.messages, leave.bytes);
         let paused = self.shared.pauses.topics();
-        let (held, batch): (Vec<ToSend>, Vec<ToSend>) = batch
-            .into_iter()
-            .partition(|message| paused.contains(&message.record.topic));
-        tenure.held.extend(held);
-        let late = |message: &ToSend| self.is_too_late(tenure, message, now_ms);
-        let (late, batch): (Vec<ToSend>, Vec<ToSend>) = batch.into_iter().partition(late);
-        tenure.late.extend(late);
+        let is_paused = |message: &mut ToSend| paused.contains(&message.record.topic);
+        tenure.held.extend(batch.extract_if(.., is_paused));
+        let is_late = |message: &mut ToSend| self.is_too_late(&tenure.spared, message, now_ms);
+        tenure.late.extend(batch.extract_if(.., is_late));
         if batch.is_empty() {
             return;
         }
@@ -457,8 +452,8 @@ impl Poller {
         let again = batch.iter().filter(|m| m.again).count();
         self.shared.metrics.redelivered.inc_by(again as u64);
         let messages = batch.into_iter().map(|m| DueMessage {
-            topic: m.record.topic,
-            body: m.record.body,
+            topic: m.record.topic.clone(),
+            body: m.record.body.clone(),
         });
         let messages: Vec<DueMessage> = messages.collect();
         let forward = Arc::clone(&self.shared.forward);

@@ -32,16 +32,28 @@ impl Ready {
         self.bytes
     }
 
+    /// Adds some: neighbours mostly share their topic.
+    pub(super) fn extend(&mut self, messages: impl IntoIterator<Item = ToSend>) {
+        let mut messages = messages.into_iter().peekable();
+        while let Some(first) = messages.next() {
+            let topic = first.record.topic.clone();
+            let waiting = self.topics.entry(topic.clone()).or_default();
+            if waiting.is_empty() {
+                self.turns.push_back(topic.clone());
+            }
+            let mut next = Some(first);
+            while let Some(message) = next {
+                self.len += 1;
+                self.bytes += message.record.body.len();
+                waiting.push_back(message);
+                next = messages.next_if(|message| message.record.topic == topic);
+            }
+        }
+    }
+
     /// Adds one.
     pub(super) fn push(&mut self, message: ToSend) {
-        let topic = message.record.topic.clone();
-        self.len += 1;
-        self.bytes += message.record.body.len();
-        let waiting = self.topics.entry(topic.clone()).or_default();
-        if waiting.is_empty() {
-            self.turns.push_back(topic);
-        }
-        waiting.push_back(message);
+        self.extend([message]);
     }
 
     /// Takes the next ones, one of each topic in turn: at most `messages`, and once `bytes` are
@@ -54,10 +66,15 @@ impl Ready {
             let Some(waiting) = self.topics.get_mut(&topic) else {
                 continue;
             };
-            if let Some(message) = waiting.pop_front() {
+            while let Some(message) = waiting.pop_front() {
                 self.len -= 1;
                 taken_bytes += message.record.body.len();
                 taken.push(message);
+                // Nobody else's turn.
+                let goes_on = self.turns.is_empty() && taken.len() < messages;
+                if !(goes_on && taken_bytes < bytes) {
+                    break;
+                }
             }
             if waiting.is_empty() {
                 self.topics.remove(&topic);
@@ -72,6 +89,8 @@ impl Ready {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use bytes::Bytes;
 
     use super::*;
@@ -89,14 +108,14 @@ mod tests {
         };
         ToSend {
             key: Key { due, place },
-            record: Record {
+            record: Arc::new(Record {
                 position: 0,
                 due,
                 topic: TopicName::parse(topic.as_bytes()).unwrap(),
                 maybe: false,
                 id: None,
                 body: Bytes::from_static(b"body"),
-            },
+            }),
             again: false,
         }
     }

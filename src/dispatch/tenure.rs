@@ -1,6 +1,7 @@
 //! One claim's worth of work: what is remembered, under way and waiting between claim and release.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -100,7 +101,7 @@ impl Tenure {
             if let Some((record, _)) = self.memory.record(key) {
                 self.ready.push(ToSend {
                     key,
-                    record: record.clone(),
+                    record: Arc::clone(record),
                     again: record.maybe,
                 });
             }

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use crate::id::{Place, Score};
 use crate::message::{TopicName, UnixMs};
@@ -40,8 +41,8 @@ pub(super) struct Key {
 pub(super) struct ToSend {
     /// Its number.
     pub key: Key,
-    /// The message.
-    pub record: Record,
+    /// The message. Shared: what is moved about for each message is small.
+    pub record: Arc<Record>,
     /// An earlier owner may have sent it: it had been handed out before this session.
     pub again: bool,
 }
@@ -54,12 +55,6 @@ struct OpenPack {
     bytes: usize,
     delivered: Vec<(TopicName, u64)>,
     body_bytes: Vec<(TopicName, u64)>,
-}
-
-/// One record that is not done.
-#[derive(Debug)]
-struct Slot {
-    record: Record,
 }
 
 /// What the turn in progress was asked.
@@ -102,7 +97,8 @@ pub(super) struct Memory {
     /// R3: read again from here.
     reread_from: Option<UnixMs>,
     packs: BTreeMap<Score, OpenPack>,
-    open: BTreeMap<Key, Slot>,
+    /// Records that are not done.
+    open: BTreeMap<Key, Arc<Record>>,
     /// Those of `open` that are not handed out yet.
     waiting: BTreeSet<Key>,
     marks: HashSet<Place>,
@@ -443,7 +439,7 @@ impl Memory {
                 place,
             };
             held.open += 1;
-            self.open.insert(key, Slot { record });
+            self.open.insert(key, Arc::new(record));
             self.waiting.insert(key);
         }
         if held.open == 0 {
@@ -485,13 +481,15 @@ impl Memory {
             self.waiting.remove(&key);
             if self.marks.contains(&key.place) {
                 self.close(key, false);
-            } else if let Some(slot) = self.open.get_mut(&key) {
+            } else if let Some(record) = self.open.get_mut(&key) {
                 let again = key.due <= self.handed_at_start;
-                // R8: an earlier owner may have sent it.
-                slot.record.maybe |= again;
+                if again {
+                    // R8: an earlier owner may have sent it.
+                    Arc::make_mut(record).maybe = true;
+                }
                 to_send.push(ToSend {
                     key,
-                    record: slot.record.clone(),
+                    record: Arc::clone(record),
                     again,
                 });
             }
@@ -510,15 +508,15 @@ impl Memory {
     }
 
     /// The record of a message that is not done, to park it, and how many records its pack had.
-    pub(super) fn record(&self, key: Key) -> Option<(&Record, u16)> {
+    pub(super) fn record(&self, key: Key) -> Option<(&Arc<Record>, u16)> {
         let stored = self.packs.get(&key.place.score)?.stored;
-        self.open.get(&key).map(|slot| (&slot.record, stored))
+        self.open.get(&key).map(|record| (record, stored))
     }
 
     /// A send may have arrived: cancel and move must refuse it wherever it goes.
     pub(super) fn maybe_sent(&mut self, key: Key) {
-        if let Some(slot) = self.open.get_mut(&key) {
-            slot.record.maybe = true;
+        if let Some(record) = self.open.get_mut(&key) {
+            Arc::make_mut(record).maybe = true;
         }
     }
 
@@ -526,7 +524,7 @@ impl Memory {
     /// one, and a late turn would remove that.
     fn close(&mut self, key: Key, delivered: bool) {
         debug_assert!(Some(key.due) <= self.handed);
-        let Some(slot) = self.open.remove(&key) else {
+        let Some(record) = self.open.remove(&key) else {
             return;
         };
         self.waiting.remove(&key);
@@ -539,7 +537,7 @@ impl Memory {
             return;
         };
         if delivered {
-            count_by_topic(&mut pack.delivered, &slot.record.topic, 1);
+            count_by_topic(&mut pack.delivered, &record.topic, 1);
         }
         pack.open -= 1;
         if pack.open == 0
