@@ -9,6 +9,7 @@ mod poller;
 mod ready;
 mod retry;
 mod settings;
+mod shared;
 mod steps;
 mod tenure;
 mod turn;
@@ -31,7 +32,8 @@ pub use settings::Config;
 
 use crate::dispatch::gate::Gate;
 use crate::dispatch::pauses::Pauses;
-use crate::dispatch::poller::{News, Poller, Shared, Status};
+use crate::dispatch::poller::{News, Poller, Status};
+use crate::dispatch::shared::Shared;
 use crate::dispatch::steps::Steps;
 use crate::forward::Forward;
 use crate::shard::{InstanceId, ShardId, owner_of};

@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::dispatch::poller::{Poller, Shared};
+use crate::dispatch::poller::Poller;
+use crate::dispatch::shared::Shared;
 use crate::dispatch::tenure::{Ended, Tenure};
 use crate::dispatch::turn::{Key, ToSend};
 use crate::message::TopicName;
