@@ -66,6 +66,37 @@ fn a_topic_that_is_full_is_refused_at_every_door_and_others_are_not() {
     wait::until("room for the topic", || later(&app, "full", b"x") == 200);
 }
 
+/// Items of a batch go to the store together, and yet each is accepted or refused for itself.
+#[test]
+fn of_a_batch_what_fits_is_taken() {
+    let (redis, nsqd) = (Redis::start(), Nsqd::start());
+    let builder = builder(&redis, &nsqd).flag("--topic-pending-messages-max", "3");
+    let app = builder.start();
+    let message = |topic: &str| json!({"topic": topic, "body": "x", "delay_ms": HOUR_MS});
+    let with_id = |id: &str| json!({"id": id, "topic": "b", "body": "x", "delay_ms": HOUR_MS});
+    let mut messages: Vec<_> = ["a", "b", "a", "a", "b", "a"].map(message).into();
+    messages.extend([with_id("order:1"), with_id("order:2"), with_id("order:1")]);
+    messages.push(json!({"topic": "b"}));
+    let answer = app.post_json("/v1/messages:batch", &json!({"messages": messages}));
+    let results = &answer.json()["results"];
+    let statuses: Vec<u64> = (0..10)
+        .map(|n| results[n]["status"].as_u64().unwrap())
+        .collect();
+    // Three of each topic. What has an id goes by itself, so which of topic b is too much is open.
+    let counts = |numbers: &[usize], status| {
+        let of = numbers.iter().filter(|number| statuses[**number] == status);
+        of.count()
+    };
+    assert_eq!(counts(&[0, 2, 3, 5], 201), 3, "{statuses:?}");
+    assert_eq!(counts(&[0, 2, 3, 5], 429), 1, "{statuses:?}");
+    assert_eq!(counts(&[1, 4, 6, 7, 8], 201), 3, "{statuses:?}");
+    assert_eq!(statuses[9], 400, "{statuses:?}");
+    for topic in ["a", "b"] {
+        let list = app.get(&format!("/v1/messages?topic={topic}")).json();
+        assert_eq!(list["messages"].as_array().unwrap().len(), 3, "{list}");
+    }
+}
+
 #[test]
 fn what_is_pending_altogether_is_bounded_in_messages_and_bytes() {
     let (redis, nsqd) = (Redis::start(), Nsqd::start());

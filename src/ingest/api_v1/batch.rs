@@ -1,17 +1,20 @@
 //! Many messages in one request, each accepted or refused for itself.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::response::Json;
 use futures_util::future::join_all;
 
 use crate::ingest::budget::Share;
 use crate::ingest::http::Shared;
 use crate::ingest::problem::{Code, Problem};
+use crate::message::{Message, TopicName};
 
 use super::json::{Fields, Node};
-use super::view::{BatchResult, ItemResult};
+use super::view::{Accepted, BatchResult, ItemResult};
 use super::{count_refused, draft, json_body, limits, messages, serving};
 
 /// Most messages of one request.
@@ -25,12 +28,7 @@ pub(super) async fn create(
     let (items, _share) = items(&shared, request)
         .await
         .inspect_err(|problem| count_refused(&shared, problem))?;
-    // Under way together, so that they share packs.
-    let results = join_all(items.into_iter().enumerate().map(|(number, item)| {
-        let shared = &shared;
-        async move { one(shared, number, item).await }
-    }));
-    let results = results.await;
+    let results = store(&shared, items).await;
     let failed = results.iter().filter(|r| r.problem.is_some()).count();
     Ok(Json(BatchResult {
         successful: results.len() - failed,
@@ -61,27 +59,92 @@ pub(super) fn bounded<T>(items: &[T], field: &str, max: usize) -> Result<(), Pro
     Ok(())
 }
 
-async fn one(shared: &Shared, number: usize, item: Node) -> ItemResult {
-    let path = format!("messages[{number}]");
+/// Messages that go to the store together, and which items of the request they are.
+#[derive(Debug, Default)]
+struct Group {
+    numbers: Vec<usize>,
+    messages: Vec<Message>,
+}
+
+/// What becomes of each item. All are under way together, so that they share packs.
+async fn store(shared: &Shared, items: Vec<Node>) -> Vec<ItemResult> {
     let size_max = shared.state.intake.config.max_msg_size;
-    let stored = match draft::of_json(item, &path, limits(shared), size_max) {
-        Ok(message) => messages::store(shared, message).await,
-        Err(problem) => Err(problem),
-    };
-    match stored {
-        Ok((status, accepted)) => ItemResult {
-            status: status.as_u16(),
-            message: Some(accepted),
-            problem: None,
-        },
-        Err(problem) => {
-            count_refused(shared, &problem);
-            let problem = problem.details();
-            ItemResult {
-                status: problem.status,
-                message: None,
-                problem: Some(problem),
+    let mut results: Vec<Option<ItemResult>> = items.iter().map(|_| None).collect();
+    let mut groups: Vec<Group> = Vec::new();
+    // An id is accepted or refused for itself.
+    let mut without_id: HashMap<TopicName, usize> = HashMap::new();
+    for (number, (item, result)) in items.into_iter().zip(&mut results).enumerate() {
+        let path = format!("messages[{number}]");
+        let message = match draft::of_json(item, &path, limits(shared), size_max) {
+            Ok(message) => message,
+            Err(problem) => {
+                *result = Some(refused(shared, &problem));
+                continue;
+            }
+        };
+        let known = without_id
+            .get(&message.topic)
+            .filter(|_| message.id.is_none());
+        let at = known.copied().unwrap_or(groups.len());
+        if at == groups.len() {
+            groups.push(Group::default());
+            if message.id.is_none() {
+                without_id.insert(message.topic.clone(), at);
             }
         }
+        if let Some(group) = groups.get_mut(at) {
+            group.numbers.push(number);
+            group.messages.push(message);
+        }
+    }
+    let stored = groups.into_iter().map(|group| async move {
+        let stored = store_group(shared, group.messages).await;
+        group.numbers.into_iter().zip(stored)
+    });
+    for (number, stored) in join_all(stored).await.into_iter().flatten() {
+        if let Some(result) = results.get_mut(number) {
+            *result = Some(match stored {
+                Ok((status, accepted)) => ItemResult {
+                    status: status.as_u16(),
+                    message: Some(accepted),
+                    problem: None,
+                },
+                Err(problem) => refused(shared, &problem),
+            });
+        }
+    }
+    results.into_iter().flatten().collect()
+}
+
+async fn store_group(
+    shared: &Shared,
+    messages: Vec<Message>,
+) -> Vec<Result<(StatusCode, Accepted), Problem>> {
+    if messages.len() > 1 {
+        match messages::store_all(shared, messages.clone()).await {
+            Ok(accepted) => {
+                return accepted
+                    .into_iter()
+                    .map(|accepted| Ok((StatusCode::CREATED, accepted)))
+                    .collect();
+            }
+            // Some of them may fit.
+            Err(problem) if matches!(problem.code, Code::PendingFull | Code::TopicFull) => {}
+            Err(problem) => return messages.iter().map(|_| Err(problem.clone())).collect(),
+        }
+    }
+    let each = messages
+        .into_iter()
+        .map(|message| messages::store(shared, message));
+    join_all(each).await
+}
+
+fn refused(shared: &Shared, problem: &Problem) -> ItemResult {
+    count_refused(shared, problem);
+    let problem = problem.details();
+    ItemResult {
+        status: problem.status,
+        message: None,
+        problem: Some(problem),
     }
 }

@@ -11,7 +11,7 @@ use crate::ingest::budget::Share;
 use crate::ingest::http::Shared;
 use crate::ingest::metrics::{CancelLabel, Door, DoorLabel};
 use crate::ingest::problem::{Code, Problem};
-use crate::message::{Delay, Due, Message, UnixMs};
+use crate::message::{Delay, Due, Message, TopicName, UnixMs};
 use crate::store::{Cancel, Receipt, Reschedule};
 
 use super::json::Fields;
@@ -88,6 +88,40 @@ pub(super) async fn store(
         None => Accepted::new(id, topic.as_str(), receipt.due, StateName::Delivered),
     };
     Ok((StatusCode::OK, accepted))
+}
+
+/// Stores messages without ids, all or none.
+pub(super) async fn store_all(
+    shared: &Shared,
+    messages: Vec<Message>,
+) -> Result<Vec<Accepted>, Problem> {
+    serving(shared)?;
+    let topics: Vec<TopicName> = messages.iter().map(|m| m.topic.clone()).collect();
+    let receipts = shared.state.intake.accept(messages).await?;
+    let label = DoorLabel { door: Door::V1 };
+    let count = receipts.len() as u64;
+    shared
+        .state
+        .metrics
+        .accepted
+        .get_or_create(&label)
+        .inc_by(count);
+    let store = &shared.state.intake.store;
+    // What was created together is mostly due together.
+    let mut last = (UnixMs(0), text_of(UnixMs(0)));
+    let accepted = receipts.into_iter().zip(topics).map(|(receipt, topic)| {
+        if last.0 != receipt.due {
+            last = (receipt.due, text_of(receipt.due));
+        }
+        Accepted {
+            id: store.id_text(&receipt.id),
+            topic: topic.as_str().to_owned(),
+            due_ms: receipt.due.0,
+            due: last.1.clone(),
+            state: StateName::Scheduled,
+        }
+    });
+    Ok(accepted.collect())
 }
 
 /// An id as a segment of a path. A client's id may have characters that a path may not.
