@@ -80,9 +80,13 @@ fn bench_lateness_is_open_loop_at_its_rate() {
 #[test]
 fn bench_steady_goes_on_across_a_rewrite() {
     let load = ["--rate", "1000", "--duration", "2s", "--delay", "1s"];
-    let more = ["--aof-rewrites", "1", "--without-nsqd"];
-    let output = bench(&[&["steady"], load.as_slice(), more.as_slice()].concat());
-    assert_eq!(rows(&output, 2000)[0]["verdict"]["received"], 2000);
+    let more = ["--aof-rewrites", "2", "--without-nsqd"];
+    let pending = ["--pending", "500", "--delay-max", "2s"];
+    let output = bench(&[&["steady"], &load[..], &more, &pending].concat());
+    let rows = rows(&output, 2000);
+    assert_eq!(rows[0]["verdict"]["received"], 2000);
+    let records = rows[0]["figures"]["records a pack"].as_f64().unwrap();
+    assert!((1.0..=26.0).contains(&records), "{records}");
 }
 
 #[test]

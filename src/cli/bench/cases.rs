@@ -20,6 +20,11 @@ const BEFORE_BURST: Duration = Duration::from_millis(50);
 const BURST_LOOK: Duration = Duration::from_millis(100);
 /// What was sent settles before an idle span begins.
 const IDLE_BEFORE: Duration = Duration::from_secs(5);
+/// When those fall due that wait meanwhile: evenly spread.
+const PENDING_MIN: Duration = Duration::from_hours(1);
+const PENDING_MAX: Duration = Duration::from_hours(2);
+/// Unanswered batches of one connection that fills.
+const FILL_WINDOW: usize = 2;
 /// Unanswered cancels of one connection.
 const CANCELS_PIPELINED: usize = 100;
 
@@ -83,6 +88,22 @@ pub(super) fn burst(
     let seconds = clock::seconds(flow.book.last_us().saturating_sub(due_us));
     flow.span("out", flow.book.received(), seconds, &before)?;
     flow.end()
+}
+
+/// Messages that wait while others are measured. They are never read back: their servers end before.
+pub(super) fn fill(servers: &Servers, load: Load) -> Result<(), Failure> {
+    let mut flow = Flow::start(servers, load)?;
+    let when = When::After(ms(PENDING_MIN), ms(PENDING_MAX));
+    flow.send(when, Pace::Closed(FILL_WINDOW), None)?;
+    if flow.book.acknowledged() == load.count && flow.refusals.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Failed(format!(
+        "{} of {} messages of --pending were stored: {}",
+        flow.book.acknowledged(),
+        load.count,
+        flow.refusals.join("; ")
+    )))
 }
 
 /// At a rate, whatever is answered.

@@ -67,6 +67,8 @@ pub(super) struct Flow<'a> {
     progress: Progress,
     pub(super) begin: Account,
     used_memory: u64,
+    /// Messages and packs, as nsqdelayd counted them before.
+    packed: Option<(f64, f64)>,
     pub(super) refusals: Vec<String>,
     pub(super) spans: Vec<Span>,
     pub(super) figures: BTreeMap<&'static str, f64>,
@@ -101,6 +103,7 @@ impl<'a> Flow<'a> {
             book,
             begin: servers.account()?,
             used_memory: info.number("used_memory"),
+            packed: servers.packed(),
             refusals: Vec::new(),
             spans: Vec::new(),
             figures: BTreeMap::new(),
@@ -193,6 +196,13 @@ impl<'a> Flow<'a> {
                 self.figures
                     .insert("redis used_memory at most, MiB", share(most, 1 << 20));
             }
+        }
+        if self.load.target == Target::Ours
+            && let (Some(before), Some(now)) = (self.packed, self.servers.packed())
+            && now.1 > before.1
+        {
+            let mean = (now.0 - before.0) / (now.1 - before.1);
+            self.figures.insert("records a pack", mean);
         }
         clock::wait(QUIET);
         let late_us = self.consumers.end()?;

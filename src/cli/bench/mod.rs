@@ -87,9 +87,12 @@ enum Case {
         /// Messages a second.
         #[arg(long, default_value_t = 20_000.0)]
         rate: f64,
-        /// Delay of all messages.
+        /// Delay of the messages.
         #[arg(long, default_value = "10s", value_parser = duration)]
         delay: Duration,
+        /// Longest delay, if delays are to be spread evenly from --delay on.
+        #[arg(long, value_parser = duration)]
+        delay_max: Option<Duration>,
         /// How long to publish.
         #[arg(long, default_value = "30s", value_parser = duration)]
         duration: Duration,
@@ -149,6 +152,9 @@ struct Common {
     /// Connections that consume.
     #[arg(long, default_value_t = 1)]
     consumers: u32,
+    /// Messages that wait in nsqdelayd meanwhile, due in an hour or later.
+    #[arg(long, default_value_t = 0, conflicts_with = "tcp_address")]
+    pending: u32,
     /// Leaves nsqd's own DPUB out.
     #[arg(long)]
     without_nsqd: bool,
@@ -224,6 +230,13 @@ fn measure(
 ) -> Result<Report, Failure> {
     let info = servers.redis_info()?;
     let mut rows = Vec::new();
+    if common.pending > 0 {
+        let load = Load {
+            count: common.pending,
+            ..common.through(Door::Mdpub, Target::Ours, 0, Buffering::Full)
+        };
+        cases::fill(servers, load)?;
+    }
     for _ in 0..common.repeat.max(1) {
         rows.push(one(case, common, servers, Target::Ours)?);
         let compared = !matches!(case, Case::Cancel { .. } | Case::Idle { .. });
@@ -268,6 +281,7 @@ fn one(case: &Case, common: &Common, servers: &Servers, target: Target) -> Resul
         Case::Steady {
             rate,
             delay,
+            delay_max,
             duration,
             aof_rewrites,
             ..
@@ -275,7 +289,7 @@ fn one(case: &Case, common: &Common, servers: &Servers, target: Target) -> Resul
             let steady = Steady {
                 per_second: *rate,
                 delay_min: *delay,
-                delay_max: *delay,
+                delay_max: delay_max.unwrap_or(*delay).max(*delay),
                 rewrites: *aof_rewrites,
             };
             let count = figures::whole(rate * duration.as_secs_f64());

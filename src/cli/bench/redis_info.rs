@@ -46,13 +46,14 @@ pub(super) fn info(address: &str) -> Result<Info, Failure> {
         .map_err(|error| Failure::Failed(format!("redis at {address} does not answer: {error}")))
 }
 
-/// Begins a rewrite of the append-only file.
+/// Begins a rewrite of the append-only file, unless one is under way: Redis also begins them by itself.
 pub(super) fn rewrite(address: &str) -> Result<(), Failure> {
-    ask(address, "BGREWRITEAOF\r\n").map(drop).map_err(|error| {
-        Failure::Failed(format!(
-            "redis at {address} does not rewrite its file: {error}"
-        ))
-    })
+    match ask(address, "BGREWRITEAOF\r\n") {
+        Err(error) if !error.to_string().contains("already in progress") => Err(Failure::Failed(
+            format!("redis at {address} does not rewrite its file: {error}"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn ask(address: &str, command: &str) -> io::Result<String> {

@@ -207,6 +207,19 @@ impl Servers {
         Some(topics.iter().filter_map(of_topic).sum())
     }
 
+    /// Messages and packs that nsqdelayd has stored since it started, if it says so.
+    pub(super) fn packed(&self) -> Option<(f64, f64)> {
+        let response = exchange(&self.http, "GET /metrics HTTP/1.0\r\n\r\n").ok()?;
+        let number = |name: &str| {
+            let line = response.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().parse().ok()
+        };
+        Some((
+            number("nsqdelayd_records_stored_total ")?,
+            number("nsqdelayd_packs_stored_total ")?,
+        ))
+    }
+
     /// Ends what was started.
     pub(super) fn end(mut self) {
         if let Some(mut own) = self.own.take() {
