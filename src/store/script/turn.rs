@@ -16,7 +16,7 @@ use crate::store::script::{
     Parts, Scripts, TURN, TURN_AND_READ, evalsha, is_aborted, lacks_scripts, millis, misshapen, run,
 };
 
-/// `lua/turn.lua` and the reads after it, in one MULTI.
+/// `lua/turn.lua` and the reads after it, if any, in one MULTI.
 pub(in crate::store) async fn turn(
     connection: &mut MultiplexedConnection,
     keys: &ShardKeys,
@@ -32,10 +32,13 @@ pub(in crate::store) async fn turn(
         keys.bytes(),
         keys.heads(),
     ];
+    let script = command(&TURN, &names, claim_ttl, turn);
+    if turn.read.is_none() && turn.marks.is_none() {
+        let mut parts = Parts::of("turn", run(connection, &script).await?)?;
+        return reply(&mut parts);
+    }
     let mut pipeline = Pipeline::with_capacity(3);
-    pipeline
-        .atomic()
-        .add_command(command(&TURN, &names, claim_ttl, turn));
+    pipeline.atomic().add_command(script);
     if let Some(read) = turn.read {
         pipeline
             .cmd("ZRANGEBYSCORE")
@@ -66,6 +69,20 @@ pub(in crate::store) async fn turn(
     };
     let mut results = Parts::of("turn", value)?;
     let mut parts = Parts::of("turn", results.value()?)?;
+    let (now_us, mut reply) = reply(&mut parts)?;
+    if let TurnReply::Held(held) = &mut reply {
+        if turn.read.is_some() {
+            held.packs = packs(results.value()?)?;
+        }
+        if turn.marks.is_some() {
+            held.marks = marks(results.value()?)?;
+        }
+    }
+    Ok((now_us, reply))
+}
+
+/// What the script itself says.
+fn reply(parts: &mut Parts) -> Result<(u64, TurnReply), RedisError> {
     let word = parts.word()?;
     let now_us = parts.number()?;
     match word.as_str() {
@@ -73,16 +90,7 @@ pub(in crate::store) async fn turn(
             now_us,
             TurnReply::Busy(Duration::from_millis(parts.number()?)),
         )),
-        "ok" => {
-            let mut held = held(now_us, &mut parts)?;
-            if turn.read.is_some() {
-                held.packs = packs(results.value()?)?;
-            }
-            if turn.marks.is_some() {
-                held.marks = marks(results.value()?)?;
-            }
-            Ok((now_us, TurnReply::Held(held)))
-        }
+        "ok" => Ok((now_us, TurnReply::Held(held(now_us, parts)?))),
         _ => Err(misshapen("turn")),
     }
 }
