@@ -63,21 +63,30 @@ def lateness(measured, axes):
         places = [place + shift for place in range(len(heights))]
         bars = axes.bar(places, heights, 0.38, label=target, color=COLOURS[target])
         axes.bar_label(bars, [f"{height:.3g}" for height in heights])
-    axes.set_xticks(range(len(percentiles)), [f"{label} of messages" for label in percentiles.values()])
+    axes.set_xticks(range(len(percentiles)), percentiles.values())
     axes.set_yscale("log")
+    axes.set_ylim(1, 500)
+    axes.set_xlabel("share of the messages")
     axes.set_ylabel("at most so late, ms")
     axes.set_title("Lateness at 1,000 messages a second")
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", ncols=2)
 
 
 def rates(measured, axes):
-    names = [path.stem for path in measured.glob("rate-*.json")]
-    names.sort(key=lambda name: ("mdpub" in name, int(name.rsplit("-", 1)[1])))
-    labels = [f"{int(n.rsplit('-', 1)[1]):,}/s\n{'MDPUB' if 'mdpub' in n else 'DPUB'}" for n in names]
-    stack(axes, labels, [span(rows(measured, name)[0], "in and out") for name in names])
+    for door, pattern, colour in (("DPUB", "rate-[0-9]*", "nsqdelayd"), ("MDPUB of 100", "rate-mdpub-*", "redis")):
+        names = [path.stem for path in measured.glob(f"{pattern}.json")]
+        found = {int(name.rsplit("-", 1)[1]): span(rows(measured, name)[0], "in and out") for name in names}
+        points = [(rate, found[rate]["servers_cpu_us"]) for rate in sorted(found)]
+        axes.plot(*zip(*points), "o-", label=door, color=COLOURS[colour])
+        for point in points:
+            axes.annotate(f"{point[1]:.0f}", point, textcoords="offset points", xytext=(0, 6), ha="center")
+    axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_ylim(5, 2000)
+    axes.set_ylim(10, 2000)
+    axes.set_xlabel("messages a second")
+    axes.set_ylabel("CPU of the servers, µs a message")
     axes.set_title("A message in and out, by how many come")
+    axes.legend()
 
 
 def pending(measured, axes):
@@ -100,7 +109,7 @@ def bodies(measured, axes):
             totals.append(sum(span(row, what)["servers_cpu_us"] for what in ("in", "out")))
         axes.plot(sizes, totals, "o-", label=f"{target}: in and out", color=COLOURS[target])
         for size, total in zip(sizes, totals):
-            axes.annotate(f"{total:.3g}", (size, total), textcoords="offset points", xytext=(0, 5), ha="center")
+            axes.annotate(f"{total:.0f}", (size, total), textcoords="offset points", xytext=(0, 5), ha="center")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("bytes of a body")
