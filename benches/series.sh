@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Measures everything that docs/performance.md shows, one after the other, on a machine that does nothing else:
+# Measures what docs/performance.md shows in its results and of how cost grows, one after the other, on a machine
+# that does nothing else:
 #
 #   benches/series.sh DIR               half an hour
 #   benches/series.sh DIR headline      and 7 million pending across two rewrites of Redis's file, 8 minutes more
@@ -43,8 +44,9 @@ for pending in 10000 1000000 12000000; do
     keep "pending-$pending" ingest --pending "$pending" --without-nsqd
 done
 # And as bodies grow.
-for body in 50:300000 500:300000 5000:60000 100000:4000; do
-    keep "body-${body%:*}" ingest --body-bytes "${body%:*}" --count "${body#*:}" --pipelined 20
+for load in 50:300000:100 500:300000:100 5000:60000:100 100000:4000:20; do
+    IFS=: read -r body count pipelined <<<"$load"
+    keep "body-$body" ingest --body-bytes "$body" --count "$count" --pipelined "$pipelined"
 done
 if [ "${2:-}" = headline ]; then
     keep headline steady --door mdpub --rate 40000 --delay 120s --duration 300s --aof-rewrites 2 --without-nsqd

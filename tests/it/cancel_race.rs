@@ -136,27 +136,11 @@ fn what_is_left_of_rewritten_packs_arrives_once() {
     let ids: Vec<_> = asked.iter().map(|number| id(*number)).collect();
     let answer = app.post_json("/v1/messages:cancel", &json!({"ids": ids}));
     assert_eq!(answer.json()["cancelled"], asked.len(), "{}", answer.text());
-    let packs = || -> Vec<usize> {
-        let key = |shard| format!("{{nsqdelayd:1.{shard}}}:due");
-        let of = |shard| -> Vec<Vec<u8>> {
-            redis::cmd("ZRANGE")
-                .arg(key(shard))
-                .arg(0)
-                .arg(-1)
-                .query(&mut redis.connection())
-                .unwrap()
-        };
-        (0..2).flat_map(of).map(|pack| pack.len()).collect()
-    };
-    let left = packs().iter().sum::<usize>();
-    assert!(
-        left < COUNT * 500 / 3,
-        "{left} bytes are left: {:?}",
-        packs()
-    );
+    let left = redis.pack_bytes();
+    assert!(left < COUNT * 500 / 3, "{left} bytes are left");
 
     consumer.wait_distinct(COUNT - asked.len());
-    wait::until("the packs are gone", || packs().is_empty());
+    wait::until("the packs are gone", || redis.packs() == 0);
     consumer.wait_quiet(Duration::from_secs(1));
     for (number, body) in bodies.iter().enumerate() {
         let wanted = usize::from(!asked.contains(&number));

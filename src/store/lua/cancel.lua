@@ -26,6 +26,7 @@ local function u16(text, at)
   local high, low = byte(text, at, at + 1)
   return high * 256 + low
 end
+local function u16_text(number) return char(floor(number / 256), number % 256) end
 
 -- The length of the body of the record that begins there (due offset, flags, id, length, body), where that
 -- length is written, and where the next record begins.
@@ -118,7 +119,7 @@ local function compact(score, prefix, position, head)
   end
   if run then records[#records + 1] = sub(pack, run) end
   if #entries == 0 then entries[1], records[1] = last[1], last[2] end
-  local lying = char(floor(#entries / 256), #entries % 256)
+  local lying = u16_text(#entries)
   redis.call('ZREMRANGEBYSCORE', KEYS[1], score, score)
   redis.call('ZADD', KEYS[1], score, sub(pack, 1, 8) .. lying .. sub(pack, 11, directory - 1)
     .. table.concat(entries) .. table.concat(records))
@@ -189,8 +190,7 @@ local function cancel(id, score, position, due, mark)
   uncount(topic_of(head, 7 + stored, byte(head, 7 + position)))
   local unopened = floor(tonumber(score) / 2048) > opened
   if stored > 1 then
-    head = sub(head, 1, 4) .. char(floor(left / 256), left % 256)
-      .. sub(head, 7, 6 + position) .. char(GONE) .. sub(head, 8 + position)
+    head = sub(head, 1, 4) .. u16_text(left) .. sub(head, 7, 6 + position) .. char(GONE) .. sub(head, 8 + position)
     -- By halves: all rewrites of a pack together cost no more than storing it did. Beyond 16 another cancel will
     -- do it: no call may take long.
     if unopened and (lying - left) * 2 >= lying and rewrites < 16 then

@@ -158,17 +158,27 @@ impl Redis {
 
     /// Packs that it holds: members of all shards' `due` sets.
     pub(crate) fn packs(&self) -> u64 {
+        self.of_each_due(|key| redis::Cmd::zcard(key)).iter().sum()
+    }
+
+    /// Bytes of the packs that it holds.
+    pub(crate) fn pack_bytes(&self) -> usize {
+        let packs: Vec<Vec<Vec<u8>>> = self.of_each_due(|key| redis::Cmd::zrange(key, 0, -1));
+        packs.iter().flatten().map(Vec::len).sum()
+    }
+
+    /// What a command answers for the `due` set of each shard.
+    fn of_each_due<T: redis::FromRedisValue>(
+        &self,
+        command: impl Fn(&str) -> redis::Cmd,
+    ) -> Vec<T> {
         let mut connection = self.connection();
         let keys: Vec<String> = redis::cmd("KEYS")
             .arg("*:due")
             .query(&mut connection)
             .unwrap();
-        keys.iter()
-            .map(|key| {
-                let cardinality = redis::cmd("ZCARD").arg(key).query::<u64>(&mut connection);
-                cardinality.unwrap()
-            })
-            .sum()
+        let answers = keys.iter().map(|key| command(key).query(&mut connection));
+        answers.map(Result::unwrap).collect()
     }
 
     /// One line of `INFO`, as a number.
