@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -45,10 +46,15 @@ pub enum Timers {
     Runtime,
 }
 
+/// Moments closer to each other than this are one: the kernel is not told of another.
+const SAME: Duration = Duration::from_micros(20);
+
 /// One alarm.
 #[derive(Debug)]
 pub struct Timer {
     kernel: Option<AsyncFd<OwnedFd>>,
+    /// When the kernel's rings, if it has not.
+    armed: Option<Instant>,
 }
 
 impl Timer {
@@ -63,22 +69,51 @@ impl Timer {
                 )
                 .ok(),
         };
-        Self { kernel }
+        Self {
+            kernel,
+            armed: None,
+        }
     }
 
     /// Returns at `at`, not before.
-    pub async fn sleep_until(&self, at: Instant) {
-        let left = at.saturating_duration_since(Instant::now());
-        // Armed with zero, a timerfd would never ring.
-        if left.is_zero() {
-            return;
+    pub async fn sleep_until(&mut self, at: Instant) {
+        loop {
+            let left = at.saturating_duration_since(Instant::now());
+            // Armed with zero, a timerfd would never ring.
+            if left.is_zero() {
+                return;
+            }
+            if self.ring(at, left).await.is_err() {
+                sleep_until(at).await;
+            }
         }
-        let rang = match &self.kernel {
-            Some(timer) => ring(timer, left).await,
-            None => Err(io::ErrorKind::Unsupported.into()),
+    }
+
+    /// Waits for the kernel's alarm, which may be some µs early.
+    async fn ring(&mut self, at: Instant, left: Duration) -> io::Result<()> {
+        let Some(timer) = &self.kernel else {
+            return Err(io::ErrorKind::Unsupported.into());
         };
-        if rang.is_err() {
-            sleep_until(at).await;
+        let is_armed =
+            |armed: Instant| armed.max(at).saturating_duration_since(armed.min(at)) <= SAME;
+        if !self.armed.is_some_and(is_armed) {
+            self.armed = None;
+            arm(timer, left)?;
+            self.armed = Some(at);
+        }
+        loop {
+            let mut guard = timer.readable().await?;
+            let read = rustix::io::read(timer, &mut [0; 8]);
+            // It rings once: there is nothing more to be read before it is armed again.
+            guard.clear_ready();
+            match read {
+                // That was an alarm that nobody waited for to the end.
+                Err(Errno::AGAIN) => {}
+                read => {
+                    self.armed = None;
+                    return Ok(read.map(|_rings| ())?);
+                }
+            }
         }
     }
 }
@@ -93,19 +128,13 @@ fn kernel_timer() -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(timer, Interest::READABLE)
 }
 
-/// Arms the timer and waits. Arming again forgets an alarm that nobody waited for to the end.
-async fn ring(timer: &AsyncFd<OwnedFd>, left: Duration) -> io::Result<()> {
+/// Arms the timer. An alarm that nobody waited for to the end is forgotten.
+fn arm(timer: &AsyncFd<OwnedFd>, left: Duration) -> io::Result<()> {
     let once = Itimerspec {
         it_interval: Timespec::default(),
         it_value: Timespec::try_from(left).map_err(io::Error::other)?,
     };
     timerfd_settime(timer, TimerfdTimerFlags::empty(), &once)?;
-    let mut rings = [0; 8];
-    timer
-        .async_io(Interest::READABLE, |timer| {
-            Ok(rustix::io::read(timer, &mut rings)?)
-        })
-        .await?;
     Ok(())
 }
 
@@ -116,7 +145,7 @@ mod tests {
     #[tokio::test]
     async fn it_never_rings_early_and_can_be_armed_again() {
         for timers in [Timers::Kernel, Timers::Runtime] {
-            let timer = Timer::new(timers);
+            let mut timer = Timer::new(timers);
             for micros in [0, 1, 300, 2_500, 700] {
                 let at = Instant::now() + Duration::from_micros(micros);
                 timer.sleep_until(at).await;
@@ -127,7 +156,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_alarm_that_was_given_up_does_not_ring_for_the_next() {
-        let timer = Timer::new(Timers::Kernel);
+        let mut timer = Timer::new(Timers::Kernel);
         let soon = Instant::now() + Duration::from_millis(1);
         tokio::select! {
             biased;

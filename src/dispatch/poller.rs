@@ -287,7 +287,7 @@ impl Poller {
         let due = |due: UnixMs| self.shared.until(due) == Duration::ZERO;
         next_read.is_some_and(due)
             || memory.next_due().is_some_and(due)
-            || tenure.hint.is_some_and(due)
+            || tenure.hint.is_some_and(|hint| has_room && due(hint))
     }
 
     /// One turn. `Some`: the tenure is over. What forward reports is not taken in while a turn is under
@@ -302,7 +302,10 @@ impl Poller {
             0
         };
         let turn = tenure.memory.plan(now, read_ahead, hand_out, room);
-        tenure.hint = None;
+        // What was told of stays to be looked for until a turn reads: it is told once.
+        if turn.read.is_some() {
+            tenure.hint = None;
+        }
         let mut held = match self.take_turn(tenure, turn).await {
             Ok(TurnReply::Held(held)) => held,
             Ok(TurnReply::Busy(left)) => return Some(Ended::Busy(left)),
@@ -477,7 +480,8 @@ impl Poller {
         let hands_out = self.may_hand_out(tenure);
         let has_room = self.room() > 0 || tenure.memory.open_count() == 0;
         let next_read = tenure.memory.next_read().filter(|_| has_room);
-        let dues = [tenure.memory.next_due(), next_read, tenure.hint];
+        let hint = tenure.hint.filter(|_| has_room);
+        let dues = [tenure.memory.next_due(), next_read, hint];
         for due in dues.into_iter().flatten().filter(|_| hands_out) {
             at = at.min(Instant::now() + self.shared.until(due));
         }

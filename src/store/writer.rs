@@ -120,7 +120,7 @@ struct Gatherer {
 impl Gatherer {
     async fn run(mut self, stop: CancellationToken) {
         let mut inserts = FuturesUnordered::new();
-        let timer = Timer::new(Timers::Kernel);
+        let mut timer = Timer::new(Timers::Kernel);
         loop {
             let look_at = self.linger.look_at();
             tokio::select! {

@@ -39,8 +39,7 @@ impl World<'_> {
             ));
             return;
         }
-        let asleep = state.now + self.plan.ahead < me.asleep_until;
-        if asleep && state.redis.below & (1 << instance) == 0 {
+        if state.now + self.plan.ahead < me.sleeps_until(&state.redis) {
             return;
         }
         for (hold, release) in [(false, false), (true, false), (false, true)] {

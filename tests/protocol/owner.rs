@@ -6,7 +6,7 @@
 //! duplicates may rest on it; the model shows that none does.
 
 use crate::plan::{END, PACKS, PER_MS, RECORDS};
-use crate::redis::{Held, Turn, pack_of, records_of};
+use crate::redis::{Held, Redis, Turn, pack_of, records_of};
 use crate::rules::Rule;
 use crate::shard::{World, alike};
 
@@ -132,6 +132,14 @@ impl Instance {
             .all(|place| world.due(stamps, place) <= self.handed);
         let passed = passed || !world.keeps(Rule::FinishedBelowHorizon);
         self.holds(pack) && self.all_over(pack) && passed
+    }
+
+    /// Until when it sleeps; 0: it is awake. Each change of `watch` was published to it.
+    pub(crate) fn sleeps_until(&self, redis: &Redis) -> u8 {
+        match redis.watch {
+            0 => self.asleep_until,
+            watch => self.asleep_until.min(watch),
+        }
     }
 
     /// Whether nothing is under way, and nothing unread.

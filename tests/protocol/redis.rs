@@ -24,6 +24,8 @@ pub(crate) struct Redis {
     pub(crate) settled: u8,
     /// Up to where packs have been read: below it, inserts count.
     pub(crate) opened: u8,
+    /// When the owner that sleeps comes back by itself, or is told to; 0: it does not sleep.
+    pub(crate) watch: u8,
     /// Whose claim: 0 nobody's, 1 and 2 the instances' sessions, 3 one that is forgotten.
     pub(crate) claim: u8,
     /// For each instance, whether `below` is other than in the reply that it has: the counter itself
@@ -155,8 +157,12 @@ impl Redis {
             Role::Move => Rule::MoveCounts,
             Role::Park | Role::Requeue => Rule::ParkCounts,
         });
-        if counts && stamps[pack] / PER_MS <= self.opened {
+        let due = stamps[pack] / PER_MS;
+        if counts && due <= self.opened {
             self.below = 3;
+        }
+        if due < self.watch && world.keeps(Rule::WakesBeforeWatch) {
+            self.watch = due;
         }
     }
 
@@ -244,9 +250,11 @@ impl Redis {
             .min();
         let idle_until = turn.idle_until.min(head.unwrap_or(END));
         self.opened = self.opened.max(opened);
-        if world.keeps(Rule::SleepBelowOpened) {
-            self.opened = self.opened.max(idle_until);
-        }
+        self.watch = match turn.idle_until {
+            0 => 0,
+            _ if world.plan.sleeps && world.keeps(Rule::SleepLeavesWatch) => idle_until,
+            _ => 0,
+        };
         self.claim = if turn.idle_until > 0 { 0 } else { token };
         // The reads behind the script, in the same MULTI: packs, then marks.
         let (records, stopped_at) = self.read_packs(world, stamps, turn);

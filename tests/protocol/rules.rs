@@ -100,15 +100,17 @@ pub(crate) enum Rule {
     FinishedBelowHorizon,
     /// A finished pack is known as finished until the turn that removes it is answered.
     FinishedRemembered,
-    /// The turn that releases the claim sets `opened` to the end of the owner's sleep.
-    SleepBelowOpened,
+    /// The turn that releases the claim sets `watch` to the end of the owner's sleep.
+    SleepLeavesWatch,
+    /// What is stored before `watch` wakes the owner that sleeps, and is the new `watch`.
+    WakesBeforeWatch,
     /// A cancel says `gone` of what S has passed before it looks at the mark.
     GoneBeforeMark,
 }
 
 impl Rule {
     /// Every rule.
-    pub(crate) const ALL: [Self; 50] = [
+    pub(crate) const ALL: [Self; 51] = [
         Self::BytesStayBelowOpened,
         Self::MarkOutlivesBytes,
         Self::RewriteKeepsMarks,
@@ -157,7 +159,8 @@ impl Rule {
         Self::ParkSentAlone,
         Self::FinishedBelowHorizon,
         Self::FinishedRemembered,
-        Self::SleepBelowOpened,
+        Self::SleepLeavesWatch,
+        Self::WakesBeforeWatch,
         Self::GoneBeforeMark,
     ];
 }

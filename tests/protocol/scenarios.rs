@@ -360,7 +360,7 @@ pub(crate) const WAKES: Scenario = (
         sleeps: true,
         ..Plan::CALM
     },
-    &[Rule::SleepBelowOpened, Rule::InsertCounts, Rule::MoveCounts],
+    &[Rule::SleepLeavesWatch, Rule::WakesBeforeWatch],
 );
 
 /// Without a fault nothing arrives twice, also when turns take their time.

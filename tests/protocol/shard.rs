@@ -184,13 +184,11 @@ impl World<'_> {
 
     /// Whether a message comes due before its only possible owner wakes.
     fn slept_through(&self, state: &State) -> bool {
-        let me = &state.instances[0];
-        me.asleep_until > 0
-            && state.redis.below & 1 == 0
-            && (0..PACKS * RECORDS).any(|place| {
-                state.redis.live & !state.redis.marks & (1 << place) != 0
-                    && self.due(state.stamps, place) < me.asleep_until
-            })
+        let until = state.instances[0].sleeps_until(&state.redis);
+        (0..PACKS * RECORDS).any(|place| {
+            state.redis.live & !state.redis.marks & (1 << place) != 0
+                && self.due(state.stamps, place) < until
+        })
     }
 
     /// The first promise that the state itself breaks: what was acknowledged must lie somewhere from

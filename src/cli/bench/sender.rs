@@ -18,6 +18,8 @@ use crate::cli::bench::wire::{self, Answer, Replies, Speech};
 
 /// Bytes that an open loop that has fallen behind writes at once, at most.
 const CATCH_UP_BYTES: usize = 256 * 1024;
+/// The golden ratio less one: its multiples' fractions lie as evenly as those of any number.
+const GOLDEN: f64 = 0.618_033_988_749_895;
 /// Refusals that are kept to be shown.
 const REFUSALS_KEPT: usize = 5;
 
@@ -224,8 +226,11 @@ impl Share<'_> {
         stream.write_all(&out)
     }
 
+    /// Each command has its own moment within its share of the time, spread evenly over all of them. In
+    /// step with whole ms, all of a run would be rounded to due times alike, one run so and the next one so.
     fn intended_us(&self, command: u32, per_second: f64, begin_us: u64) -> u64 {
-        let message = f64::from(command) * f64::from(self.commands.batch());
+        let turn = f64::from(command) + (f64::from(command) * GOLDEN).fract();
+        let message = turn * f64::from(self.commands.batch());
         begin_us + figures::whole(message / per_second * 1e6)
     }
 }

@@ -20,7 +20,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local horizon = redis.call('HMGET', KEYS[2], 'handed', 'opened', 'closed', 'watch')
 if horizon[3] then return {'closed', now_us} end
 local handed, opened = tonumber(horizon[1] or '0'), tonumber(horizon[2] or '0')
-local watch = math.max(opened, tonumber(horizon[4] or '0'))
+local watch = tonumber(horizon[4] or '0')
 
 local packs, verdicts, refused = {}, {}, false
 local at = 3
@@ -77,8 +77,13 @@ for _, pack in ipairs(packs) do
       redis.call('ZADD', KEYS[4], id[3], id[1])
     end
     if pack.due <= opened then redis.call('HINCRBY', KEYS[2], 'below', 1) end
-    if pack.due <= watch and (not earliest or pack.due < earliest) then earliest = pack.due end
+    earliest = math.min(earliest or pack.due, pack.due)
   end
 end
-if earliest then redis.call('PUBLISH', ARGV[1], string.format('%d', earliest)) end
+if earliest and (earliest <= opened or earliest < watch) then
+  local text = string.format('%d', earliest)
+  -- The owner is told of this one: what is due behind it need not wake it again.
+  if earliest < watch then redis.call('HSET', KEYS[2], 'watch', text) end
+  redis.call('PUBLISH', ARGV[1], text)
+end
 return {'ok', now_us}

@@ -1,6 +1,6 @@
 -- move: puts one message at another time. The body comes from a read just before; the mark that this
 -- script sets at the old place is what makes the read still true (R7).
--- KEYS[1] due      zset  pack -> score          KEYS[2] horizon    hash  handed, settled, opened, below
+-- KEYS[1] due      zset  pack -> score          KEYS[2] horizon    hash  handed, settled, opened, watch, below
 -- KEYS[3] ids      hash  id -> entry            KEYS[4] cancelled  zset  mark -> due, Unix ms
 -- KEYS[5] live     zset  id -> due              KEYS[6] bytes      hash  topic -> bytes of bodies in packs
 -- KEYS[7] heads    hash  begin of marks -> what is cancelled of a pack (cancel.lua)
@@ -51,5 +51,7 @@ if not held and not head and ARGV[7] == '1' and math.floor(tonumber(ARGV[4]) / 2
   redis.call('HINCRBY', KEYS[6], ARGV[12], -ARGV[13])
 end
 if new_due <= opened then redis.call('HINCRBY', KEYS[2], 'below', 1) end
-if new_due <= math.max(opened, tonumber(horizon[5] or '0')) then redis.call('PUBLISH', ARGV[1], ARGV[9]) end
+local watch = tonumber(horizon[5] or '0')
+if new_due < watch then redis.call('HSET', KEYS[2], 'watch', ARGV[9]) end
+if new_due <= opened or new_due < watch then redis.call('PUBLISH', ARGV[1], ARGV[9]) end
 return {'ok', now_us}

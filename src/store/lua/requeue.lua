@@ -1,5 +1,5 @@
 -- requeue: gives a dead letter back to the queue, or drops it.
--- KEYS[1] due    zset  pack -> score            KEYS[2] horizon  hash  handed, opened, below
+-- KEYS[1] due    zset  pack -> score            KEYS[2] horizon  hash  handed, opened, watch, below
 -- KEYS[3] ids    hash  id -> entry              KEYS[4] live     zset  id -> due
 -- KEYS[5] gone   zset  id -> when its entry goes
 -- KEYS[6] pending  hash  topic -> messages      KEYS[7] dead     hash  id -> dead letter
@@ -35,5 +35,7 @@ redis.call('HDEL', KEYS[7], ARGV[2])
 redis.call('HINCRBY', KEYS[6], ARGV[8], 1)
 redis.call('HINCRBY', KEYS[8], ARGV[8], ARGV[9])
 if due <= opened then redis.call('HINCRBY', KEYS[2], 'below', 1) end
-if due <= math.max(opened, tonumber(horizon[3] or '0')) then redis.call('PUBLISH', ARGV[1], ARGV[5]) end
+local watch = tonumber(horizon[3] or '0')
+if due < watch then redis.call('HSET', KEYS[2], 'watch', ARGV[5]) end
+if due <= opened or due < watch then redis.call('PUBLISH', ARGV[1], ARGV[5]) end
 return {'ok', now_us}

@@ -1,6 +1,6 @@
 -- resume: gives one pack of a topic that is no longer paused back to the queue. The bodies come from a read
 -- just before; the entries that it compares are what makes the read still true (R7).
--- KEYS[1] due    zset  pack -> score            KEYS[2] horizon  hash  handed, opened, below
+-- KEYS[1] due    zset  pack -> score            KEYS[2] horizon  hash  handed, opened, watch, below
 -- KEYS[3] ids    hash  id -> entry              KEYS[4] live     zset  id -> due
 -- KEYS[5] held   zset  pack -> score            KEYS[6] holds    hash  topic -> packs held
 -- KEYS[7] bytes  hash  topic -> bytes of bodies in packs
@@ -30,7 +30,9 @@ if ARGV[4] ~= '' then
     redis.call('ZADD', KEYS[4], 'GT', due, ARGV[at])
   end
   if due <= opened then redis.call('HINCRBY', KEYS[2], 'below', 1) end
-  if due <= math.max(opened, tonumber(horizon[3] or '0')) then redis.call('PUBLISH', ARGV[1], ARGV[5]) end
+  local watch = tonumber(horizon[3] or '0')
+  if due < watch then redis.call('HSET', KEYS[2], 'watch', ARGV[5]) end
+  if due <= opened or due < watch then redis.call('PUBLISH', ARGV[1], ARGV[5]) end
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[5], ARGV[3], ARGV[3])
 if redis.call('HINCRBY', KEYS[6], ARGV[2], -1) <= 0 then redis.call('HDEL', KEYS[6], ARGV[2]) end

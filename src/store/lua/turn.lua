@@ -85,8 +85,9 @@ if idle_until > 0 then
     head = text(head_ms)
     idle_until = math.min(idle_until, head_ms)
   end
-  opened = math.max(opened, idle_until)
-  redis.call('HSET', KEYS[3], 'handed', text(handed), 'settled', text(settled), 'opened', text(opened))
+  -- Nothing is read while the owner sleeps, so `opened` stays; an insert before its time wakes it.
+  redis.call('HSET', KEYS[3], 'handed', text(handed), 'settled', text(settled), 'opened', text(opened),
+    'watch', text(idle_until))
 else
   local watch
   local open_to = tonumber(ARGV[5])

@@ -190,11 +190,20 @@ async fn an_insert_below_what_is_opened_counts_and_wakes(server: Redis) {
     // Beyond what the owner watches: it comes back before that by itself.
     bench.put(opened + HOUR).await;
     // Beyond what was read, and before the owner comes back: it must know, but has missed nothing.
+    bench.put(opened + 2).await;
+    assert_eq!(bench.horizon("below"), 0);
+    // The owner comes back for that one, and so for this.
+    bench.put(opened + 3).await;
     bench.put(opened + 1).await;
     assert_eq!(bench.horizon("below"), 0);
     bench.put(opened).await;
     assert_eq!(bench.horizon("below"), 1);
-    for due in [opened + 1, opened] {
+    // A shard that goes idle has nothing open, but must wake for what comes before its head.
+    let long = UnixMs(opened + 2 * HOUR);
+    bench.turn(|turn| turn.idle_until = Some(long)).await;
+    assert_eq!(bench.horizon("opened"), opened);
+    assert_eq!(bench.horizon("watch"), opened);
+    for due in [opened + 2, opened + 1, opened] {
         // That the subscription began is news as well.
         while let Some(wake) = wakes.next().await {
             if !matches!(wake, Wake::Lost | Wake::Pauses) {

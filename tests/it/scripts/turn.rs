@@ -16,7 +16,7 @@ on_both_servers! {
     finished_packs_go_by_their_scores_and_count_once;
     reads_go_on_from_the_cursor_up_to_a_limit;
     marks_are_read_by_their_due_times;
-    an_idle_shard_has_no_claim_and_opens_up_to_its_head;
+    an_idle_shard_has_no_claim_and_watches_for_what_comes_before_its_head;
     an_unknown_pack_is_reported_and_stays;
     a_session_ends_with_its_connection;
 }
@@ -186,23 +186,28 @@ async fn marks_are_read_by_their_due_times(server: Redis) {
     assert_eq!(held.marks, places[1..3]);
 }
 
-async fn an_idle_shard_has_no_claim_and_opens_up_to_its_head(server: Redis) {
+async fn an_idle_shard_has_no_claim_and_watches_for_what_comes_before_its_head(server: Redis) {
     let bench = Bench::open(server).await;
     let now = bench.now();
     let until = UnixMs(now + HOUR);
     let idle = bench.turn(|turn| turn.idle_until = Some(until)).await;
-    assert_eq!((idle.head, bench.horizon("opened")), (None, until.0));
+    assert_eq!((idle.head, bench.horizon("watch")), (None, until.0));
+    assert_eq!(bench.horizon("opened"), 0);
     assert!(!bench.ask::<bool>("EXISTS :claim"));
 
     let head = now + 3 * HOUR;
     bench.put(head).await;
-    for (until, opened) in [(2 * HOUR, now + 2 * HOUR), (4 * HOUR, head), (HOUR, head)] {
+    for (until, watch) in [
+        (2 * HOUR, now + 2 * HOUR),
+        (4 * HOUR, head),
+        (HOUR, now + HOUR),
+    ] {
         let until = UnixMs(now + until);
         let idle = bench.turn(|turn| turn.idle_until = Some(until)).await;
         assert!(idle.fresh);
         assert_eq!(
-            (idle.head, bench.horizon("opened")),
-            (Some(UnixMs(head)), opened)
+            (idle.head, bench.horizon("watch")),
+            (Some(UnixMs(head)), watch)
         );
     }
 }

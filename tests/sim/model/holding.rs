@@ -94,6 +94,7 @@ impl Shard {
                 self.live_until(id, due);
             }
             self.count_below(due);
+            self.wake(due);
         }
         self.count_bytes(&old, -1);
         let packs = self.held.get_mut(topic).unwrap();

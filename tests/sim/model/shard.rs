@@ -176,14 +176,19 @@ impl Shard {
         }
     }
 
-    /// R3: what appears at or below `opened` is counted, and published up to `watch` too.
+    /// R3: what appears at or below `opened` is counted.
     pub(super) fn count_below(&mut self, due: UnixMs) {
         if due <= self.opened && self.bug != Some(Bug::BelowNotCounted) {
             self.below += 1;
         }
-        if due <= self.opened.max(self.watch) {
+    }
+
+    /// What appears at or below `opened`, or before `watch`, is published.
+    pub(super) fn wake(&mut self, due: UnixMs) {
+        if due <= self.opened || due < self.watch {
             self.published.push(due);
         }
+        self.watch = self.watch.min(due);
     }
 
     pub(super) fn live_until(&mut self, id: &str, due: UnixMs) {
@@ -233,14 +238,12 @@ impl Shard {
             }
             self.add(new.pack.clone());
             let due = new.pack.score.due();
-            if due <= self.opened && self.bug != Some(Bug::BelowNotCounted) {
-                self.below += 1;
-            }
-            if due <= self.opened.max(self.watch) {
-                earliest = Some(earliest.map_or(due, |e| e.min(due)));
-            }
+            self.count_below(due);
+            earliest = Some(earliest.map_or(due, |e| e.min(due)));
         }
-        self.published.extend(earliest);
+        if let Some(due) = earliest {
+            self.wake(due);
+        }
         InsertReply::Ok
     }
 
@@ -265,7 +268,7 @@ impl Shard {
         let mut head = None;
         if let Some(until) = turn.idle_until {
             head = self.due.first_key_value().map(|(score, _)| score.due());
-            self.opened = self.opened.max(head.map_or(until, |head| head.min(until)));
+            self.watch = head.map_or(until, |head| head.min(until));
             self.claim = None;
         } else {
             if turn.open_to > UnixMs(0) {
@@ -397,6 +400,7 @@ impl Shard {
             self.remove(change.from.score);
         }
         self.count_below(new_due);
+        self.wake(new_due);
         PlaceReply::Ok
     }
 
@@ -471,6 +475,7 @@ impl Shard {
             && held.is_none()
         {
             self.count_below(pack.score.due());
+            self.wake(pack.score.due());
         }
         PlaceReply::Ok
     }
@@ -510,6 +515,7 @@ impl Shard {
         self.dead.remove(id);
         self.count(&read.record.topic, 1);
         self.count_below(due);
+        self.wake(due);
         PlaceReply::Ok
     }
 

@@ -18,6 +18,7 @@ struct Shard {
     handed: UnixMs,
     settled: UnixMs,
     opened: UnixMs,
+    watch: UnixMs,
     below: u64,
     claimed: bool,
     packs: BTreeMap<Score, ReadPack>,
@@ -93,7 +94,7 @@ impl Shard {
         let first = self.packs.keys().next().map(|score| score.due());
         let head = turn.idle_until.and(first);
         if let Some(until) = turn.idle_until {
-            self.opened = self.opened.max(head.map_or(until, |head| head.min(until)));
+            self.watch = head.map_or(until, |head| head.min(until));
         }
         let packs = turn.read.map_or_else(Vec::new, |read| self.read(read));
         let marks = turn.marks.map_or_else(Vec::new, |read| {

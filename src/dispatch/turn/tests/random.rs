@@ -119,7 +119,8 @@ impl World {
         }
         let mut dues = vec![first];
         dues.extend(more.iter().map(|offset| first + offset));
-        let wakes = UnixMs(first) <= self.shard.opened;
+        let wakes = UnixMs(first) <= self.shard.opened || UnixMs(first) < self.shard.watch;
+        self.shard.watch = self.shard.watch.min(UnixMs(first));
         self.stored.extend(self.shard.insert(k, &dues));
         if wakes {
             self.head = self.head.min(UnixMs(first));
