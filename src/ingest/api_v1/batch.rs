@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
-use axum::response::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
 use futures_util::future::join_all;
 
 use crate::ingest::budget::Share;
@@ -13,37 +13,64 @@ use crate::ingest::http::Shared;
 use crate::ingest::problem::{Code, Problem};
 use crate::message::{Message, TopicName};
 
-use super::json::{Fields, Node};
+use super::json::{Fields, Node, Spot};
 use super::view::{Accepted, BatchResult, ItemResult};
 use super::{count_refused, draft, json_body, limits, messages, serving};
 
 /// Most messages of one request.
 pub(in crate::ingest) const ITEMS_MAX: usize = 1000;
 
+/// What one item of an answer takes, about.
+const ITEM_BYTES: usize = 224;
+
 /// `POST /v1/messages:batch`
 pub(super) async fn create(
     State(shared): State<Arc<Shared>>,
     request: Request,
-) -> Result<Json<BatchResult>, Problem> {
-    let (items, _share) = items(&shared, request)
+) -> Result<Response, Problem> {
+    let (drafts, _share) = drafts(&shared, request)
         .await
         .inspect_err(|problem| count_refused(&shared, problem))?;
-    let results = store(&shared, items).await;
+    let results = store(&shared, drafts).await;
     let failed = results.iter().filter(|r| r.problem.is_some()).count();
-    Ok(Json(BatchResult {
+    answer(&BatchResult {
         successful: results.len() - failed,
         failed,
         results,
-    }))
+    })
 }
 
-async fn items(shared: &Shared, request: Request) -> Result<(Vec<Node>, Share), Problem> {
-    let (node, share) = json_body(shared, request).await?;
-    let mut fields = Fields::of(node, "", &["messages"])?;
+/// As JSON, into one piece of memory that it mostly fits into.
+fn answer(result: &BatchResult) -> Result<Response, Problem> {
+    let mut text = Vec::with_capacity((result.results.len() + 1) * ITEM_BYTES);
+    serde_json::to_writer(&mut text, result)
+        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    let json = HeaderValue::from_static("application/json");
+    Ok(([(header::CONTENT_TYPE, json)], text).into_response())
+}
+
+/// The messages as far as they are sound.
+async fn drafts(
+    shared: &Shared,
+    request: Request,
+) -> Result<(Vec<Result<Message, Problem>>, Share), Problem> {
+    let (text, share) = json_body(shared, request).await?;
+    let mut fields = Fields::of(Node::parse(&text)?, Spot::Top, &["messages"])?;
     let items = fields.need("messages")?.into_list("messages")?;
     bounded(&items, "messages", ITEMS_MAX)?;
     serving(shared)?;
-    Ok((items, share))
+    let (limits, size_max) = (limits(shared), shared.state.intake.config.max_msg_size);
+    let items = items.into_iter().enumerate();
+    let drafts = items.map(|(number, item)| {
+        draft::of_json(
+            item,
+            Spot::Item("messages", number),
+            &text,
+            limits,
+            size_max,
+        )
+    });
+    Ok((drafts.collect(), share))
 }
 
 /// Refuses a list that has nothing or too much in it.
@@ -67,15 +94,13 @@ struct Group {
 }
 
 /// What becomes of each item. All are under way together, so that they share packs.
-async fn store(shared: &Shared, items: Vec<Node>) -> Vec<ItemResult> {
-    let size_max = shared.state.intake.config.max_msg_size;
-    let mut results: Vec<Option<ItemResult>> = items.iter().map(|_| None).collect();
+async fn store(shared: &Shared, drafts: Vec<Result<Message, Problem>>) -> Vec<ItemResult> {
+    let mut results: Vec<Option<ItemResult>> = drafts.iter().map(|_| None).collect();
     let mut groups: Vec<Group> = Vec::new();
     // An id is accepted or refused for itself.
     let mut without_id: HashMap<TopicName, usize> = HashMap::new();
-    for (number, (item, result)) in items.into_iter().zip(&mut results).enumerate() {
-        let path = format!("messages[{number}]");
-        let message = match draft::of_json(item, &path, limits(shared), size_max) {
+    for (number, (draft, result)) in drafts.into_iter().zip(&mut results).enumerate() {
+        let message = match draft {
             Ok(message) => message,
             Err(problem) => {
                 *result = Some(refused(shared, &problem));

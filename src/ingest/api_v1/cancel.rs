@@ -1,6 +1,7 @@
 //! Cancels many: those with the ids given, or those that a filter finds. A filter must say
 //! something: nothing ever means 'all'.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -12,7 +13,7 @@ use crate::ingest::problem::{At, Code, Problem};
 use crate::store::{Cancel, Query, State as MessageState};
 
 use super::batch::bounded;
-use super::json::{Fields, Node};
+use super::json::{Fields, Node, Spot};
 use super::messages::count_cancel;
 use super::view::{CancelResult, Outcome, OutcomeName};
 use super::{id_of, json_body, serving, topic};
@@ -28,9 +29,13 @@ pub(super) async fn cancel(
     State(shared): State<Arc<Shared>>,
     request: Request,
 ) -> Result<Json<CancelResult>, Problem> {
-    let (node, _share) = json_body(&shared, request).await?;
-    let mut fields = Fields::of(node, "", &["ids", "filter", "page_token"])?;
-    let token = fields.text("page_token")?;
+    let (text, _share) = json_body(&shared, request).await?;
+    let mut fields = Fields::of(
+        Node::parse(&text)?,
+        Spot::Top,
+        &["ids", "filter", "page_token"],
+    )?;
+    let token = fields.text("page_token")?.map(Cow::into_owned);
     let result = match (fields.take("ids"), fields.take("filter")) {
         (Some(ids), None) if token.is_none() => by_ids(&shared, ids).await?,
         (None, Some(filter)) => by_filter(&shared, filter, token).await?,
@@ -46,12 +51,12 @@ pub(super) async fn cancel(
     Ok(Json(result))
 }
 
-async fn by_ids(shared: &Shared, ids: Node) -> Result<CancelResult, Problem> {
+async fn by_ids(shared: &Shared, ids: Node<'_>) -> Result<CancelResult, Problem> {
     let ids = ids.into_list("ids")?;
     bounded(&ids, "ids", IDS_MAX)?;
     let mut texts = Vec::with_capacity(ids.len());
     for (number, id) in ids.into_iter().enumerate() {
-        texts.push(id.into_text(&format!("ids[{number}]"))?);
+        texts.push(id.into_text(Spot::Item("ids", number))?);
     }
     serving(shared)?;
     // What is no id of ours, or of anybody, is answered in its place without asking the store.
@@ -76,7 +81,7 @@ async fn by_ids(shared: &Shared, ids: Node) -> Result<CancelResult, Problem> {
         let outcome = outcome.unwrap_or_else(answer);
         result.count(outcome);
         let result_of_one = Outcome {
-            id,
+            id: id.into_owned(),
             result: outcome,
         };
         result.results.push(result_of_one);
@@ -86,7 +91,7 @@ async fn by_ids(shared: &Shared, ids: Node) -> Result<CancelResult, Problem> {
 
 async fn by_filter(
     shared: &Shared,
-    filter: Node,
+    filter: Node<'_>,
     token: Option<String>,
 ) -> Result<CancelResult, Problem> {
     let query = query(filter)?;
@@ -130,8 +135,12 @@ async fn cancel_all(shared: &Shared, ids: Vec<MessageId>) -> Result<Vec<Cancel>,
     Ok(answers)
 }
 
-fn query(filter: Node) -> Result<Query, Problem> {
-    let mut fields = Fields::of(filter, "filter", &["topic", "due_from", "due_to"])?;
+fn query(filter: Node<'_>) -> Result<Query, Problem> {
+    let mut fields = Fields::of(
+        filter,
+        Spot::Field("filter"),
+        &["topic", "due_from", "due_to"],
+    )?;
     let at = |problem: Problem, name: &str| problem.at(At::Field(format!("filter.{name}")));
     let topic = match fields.text("topic")? {
         Some(name) => Some(topic(name.as_bytes()).map_err(|p| at(p, "topic"))?),

@@ -1,5 +1,7 @@
 //! A message as a client describes it, in JSON or as a raw body with a query, until it is checked.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::alphabet::STANDARD as STANDARD_ALPHABET;
 use base64::engine::DecodePaddingMode;
@@ -10,7 +12,7 @@ use crate::ingest::problem::{At, Code, Problem};
 use crate::message::{ClientId, Delay, Due, Message};
 
 use super::envelope::Headers;
-use super::json::{Fields, Node};
+use super::json::{Fields, Node, Spot};
 use super::moment::{Given, Limits};
 use super::{Params, sentence, topic};
 
@@ -32,16 +34,18 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Reads the message of a JSON object; `path` is where it is in the request.
+/// Reads the message of a JSON object; `spot` is where it is in the request, whose bytes a body without
+/// escapes shares.
 pub(super) fn of_json(
-    node: Node,
-    path: &str,
+    node: Node<'_>,
+    spot: Spot,
+    request: &Bytes,
     limits: Limits,
     size_max: usize,
 ) -> Result<Message, Problem> {
-    let mut fields = Fields::of(node, path, &FIELDS)?;
+    let mut fields = Fields::of(node, spot, &FIELDS)?;
     let field =
-        |fields: &Fields, name: &str, problem: Problem| problem.at(At::Field(fields.at(name)));
+        |fields: &Fields<'_>, name: &str, problem: Problem| problem.at(At::Field(fields.at(name)));
     let id = match fields.text("id")? {
         Some(id) => Some(client_id(id.as_bytes()).map_err(|p| field(&fields, "id", p))?),
         None => None,
@@ -53,9 +57,10 @@ pub(super) fn of_json(
     let plain = fields.text("body")?;
     let encoded = fields.text("body_base64")?;
     let (name, body) = match (plain, encoded) {
-        (Some(text), None) => ("body", Bytes::from(text)),
+        (Some(Cow::Borrowed(text)), None) => ("body", request.slice_ref(text.as_bytes())),
+        (Some(Cow::Owned(text)), None) => ("body", Bytes::from(text)),
         (None, Some(text)) => {
-            let body = BASE64.decode(&text).map_err(|bad| {
+            let body = BASE64.decode(&*text).map_err(|bad| {
                 let at = fields.at("body_base64");
                 Problem::field(Code::InvalidBase64, at, sentence(&bad))
             })?;
@@ -89,7 +94,7 @@ pub(super) fn of_json(
 }
 
 /// When, of the fields `delay`, `delay_ms` and `deliver_at`; `None` if there is none of them.
-pub(super) fn due_of_json(fields: &mut Fields, limits: Limits) -> Result<Option<Due>, Problem> {
+pub(super) fn due_of_json(fields: &mut Fields<'_>, limits: Limits) -> Result<Option<Due>, Problem> {
     let given = [
         ("delay", fields.given("delay", Code::InvalidDelay)?),
         ("delay_ms", fields.given("delay_ms", Code::InvalidDelay)?),

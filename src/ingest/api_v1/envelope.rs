@@ -20,7 +20,7 @@ pub(super) struct Headers(Map<String, Value>);
 
 impl Headers {
     /// Reads the fields `envelope` and `headers`.
-    pub(super) fn take(fields: &mut Fields) -> Result<Option<Self>, Problem> {
+    pub(super) fn take(fields: &mut Fields<'_>) -> Result<Option<Self>, Problem> {
         let envelope = fields.text("envelope")?;
         let headers = fields.take("headers");
         match (envelope.as_deref(), headers) {
@@ -39,7 +39,7 @@ impl Headers {
         }
     }
 
-    fn of(node: Option<Node>, at: &str) -> Result<Self, Problem> {
+    fn of(node: Option<Node<'_>>, at: &str) -> Result<Self, Problem> {
         let mut headers = Map::new();
         let given = match node {
             None => return Ok(Self(headers)),
@@ -55,7 +55,10 @@ impl Headers {
         for (name, value) in given {
             let at = format!("{at}.{}", quoted(&name).trim_matches('"'));
             let value = value.into_text(&at)?;
-            if headers.insert(name, Value::String(value)).is_some() {
+            if headers
+                .insert(name.into_owned(), Value::String(value.into_owned()))
+                .is_some()
+            {
                 let detail = "Each header may be given once.";
                 return Err(Problem::field(Code::DuplicateField, at, detail));
             }
@@ -82,11 +85,15 @@ impl Headers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ingest::api_v1::json::Spot;
 
     fn document(text: &str, body: &'static [u8]) -> Result<Option<Value>, (Code, String)> {
         let read = || {
-            let mut fields =
-                Fields::of(Node::parse(text.as_bytes())?, "", &["headers", "envelope"])?;
+            let mut fields = Fields::of(
+                Node::parse(text.as_bytes())?,
+                Spot::Top,
+                &["headers", "envelope"],
+            )?;
             let id = ClientId::parse(b"order-1").ok();
             let headers = Headers::take(&mut fields)?;
             let document = headers.map(|h| h.around(&Bytes::from_static(body), id.as_ref()));

@@ -2,12 +2,13 @@
 //! them.
 
 use axum::http::Uri;
+use bytes::Bytes;
 
 use crate::ingest::http::{Query, go_int};
 use crate::message::{Delay, Message, UnixMs};
 
 use super::draft;
-use super::json::Node;
+use super::json::{Node, Spot};
 use super::moment::Limits;
 
 /// The moment at which everything is asked.
@@ -22,8 +23,9 @@ fn limits(delay_max: Delay) -> Limits {
 
 /// A create with a JSON body; `None`: refused.
 pub fn create_of_json(body: &[u8], size_max: usize, delay_max: Delay) -> Option<Message> {
-    let node = Node::parse(body).ok()?;
-    draft::of_json(node, "", limits(delay_max), size_max).ok()
+    let request = Bytes::copy_from_slice(body);
+    let node = Node::parse(&request).ok()?;
+    draft::of_json(node, Spot::Top, &request, limits(delay_max), size_max).ok()
 }
 
 /// A create with a raw body, which is not read here; `None`: refused.

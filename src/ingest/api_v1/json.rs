@@ -1,9 +1,11 @@
 //! Reads JSON requests strictly: no unknown field, none twice, no value of another type, each fault
 //! with its own code and the field's name. Bounded: depth by `serde_json`, number of values here.
-//! Pure; knows no field by name.
+//! Texts without escapes stay where they lie, and nothing is named before it is at fault: a batch has
+//! thousands of fields. Pure; knows no field by name.
 
+use std::borrow::Cow;
 use std::cell::Cell;
-use std::fmt;
+use std::fmt::{self, Display};
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
@@ -17,7 +19,7 @@ const TOO_MANY: &str = "too many values";
 
 /// A JSON value. Objects keep repeated keys, so that they can be refused by name.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Node {
+pub(super) enum Node<'a> {
     /// `null`
     Null,
     /// `true`, `false`
@@ -27,16 +29,16 @@ pub(super) enum Node {
     /// Any other number: negative, with a fraction or an exponent, or over 64 bits.
     Number(f64),
     /// A string.
-    Text(String),
+    Text(Cow<'a, str>),
     /// An array.
-    List(Vec<Node>),
+    List(Vec<Node<'a>>),
     /// An object.
-    Object(Vec<(String, Node)>),
+    Object(Vec<(Cow<'a, str>, Node<'a>)>),
 }
 
-impl Node {
+impl<'a> Node<'a> {
     /// Reads a whole document.
-    pub(super) fn parse(text: &[u8]) -> Result<Self, Problem> {
+    pub(super) fn parse(text: &'a [u8]) -> Result<Self, Problem> {
         let left = Cell::new(VALUES_MAX);
         let mut parser = serde_json::Deserializer::from_slice(text);
         let parsed = Seed(&left).deserialize(&mut parser);
@@ -56,8 +58,9 @@ impl Node {
         }
     }
 
-    fn is_not(&self, wanted: &str, at: &str) -> Problem {
+    fn is_not(&self, wanted: &str, at: impl Display) -> Problem {
         let detail = format!("This must be {wanted}, and is {}.", self.kind());
+        let at = at.to_string();
         if at.is_empty() {
             Problem::new(Code::InvalidField, detail)
         } else {
@@ -66,7 +69,7 @@ impl Node {
     }
 
     /// As an array.
-    pub(super) fn into_list(self, at: &str) -> Result<Vec<Self>, Problem> {
+    pub(super) fn into_list(self, at: impl Display) -> Result<Vec<Self>, Problem> {
         match self {
             Self::List(list) => Ok(list),
             other => Err(other.is_not("an array", at)),
@@ -74,7 +77,10 @@ impl Node {
     }
 
     /// As an object.
-    pub(super) fn into_object(self, at: &str) -> Result<Vec<(String, Self)>, Problem> {
+    pub(super) fn into_object(
+        self,
+        at: impl Display,
+    ) -> Result<Vec<(Cow<'a, str>, Self)>, Problem> {
         match self {
             Self::Object(fields) => Ok(fields),
             other => Err(other.is_not("an object", at)),
@@ -82,7 +88,7 @@ impl Node {
     }
 
     /// As a string.
-    pub(super) fn into_text(self, at: &str) -> Result<String, Problem> {
+    pub(super) fn into_text(self, at: impl Display) -> Result<Cow<'a, str>, Problem> {
         match self {
             Self::Text(text) => Ok(text),
             other => Err(other.is_not("a string", at)),
@@ -90,13 +96,13 @@ impl Node {
     }
 
     /// As a delay or a time; `code` is the refusal of a number that can be neither.
-    fn into_given(self, at: &str, code: Code) -> Result<Given, Problem> {
+    fn into_given(self, at: impl Display, code: Code) -> Result<Given, Problem> {
         match self {
             Self::Whole(ms) => Ok(Given::Ms(ms)),
-            Self::Text(text) => Ok(Given::Text(text)),
+            Self::Text(text) => Ok(Given::Text(text.into_owned())),
             Self::Number(number) => Err(Problem::field(
                 code,
-                at,
+                at.to_string(),
                 format!(
                     "{number:e} is not a whole number of milliseconds from 0, written without sign, \
                      fraction and exponent."
@@ -127,9 +133,9 @@ fn refusal(error: &serde_json::Error) -> Problem {
 struct Seed<'a>(&'a Cell<usize>);
 
 impl<'de> DeserializeSeed<'de> for Seed<'_> {
-    type Value = Node;
+    type Value = Node<'de>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node<'de>, D::Error> {
         let left = self.0.get();
         let left = left
             .checked_sub(1)
@@ -140,21 +146,21 @@ impl<'de> DeserializeSeed<'de> for Seed<'_> {
 }
 
 impl<'de> Visitor<'de> for Seed<'_> {
-    type Value = Node;
+    type Value = Node<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_unit<E>(self) -> Result<Node, E> {
+    fn visit_unit<E>(self) -> Result<Node<'de>, E> {
         Ok(Node::Null)
     }
 
-    fn visit_bool<E>(self, _value: bool) -> Result<Node, E> {
+    fn visit_bool<E>(self, _value: bool) -> Result<Node<'de>, E> {
         Ok(Node::Bool)
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
+    fn visit_u64<E>(self, value: u64) -> Result<Node<'de>, E> {
         Ok(Node::Whole(value))
     }
 
@@ -162,23 +168,23 @@ impl<'de> Visitor<'de> for Seed<'_> {
         clippy::cast_precision_loss,
         reason = "a negative number is only quoted in a refusal"
     )]
-    fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
+    fn visit_i64<E>(self, value: i64) -> Result<Node<'de>, E> {
         Ok(u64::try_from(value).map_or(Node::Number(value as f64), Node::Whole))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
+    fn visit_f64<E>(self, value: f64) -> Result<Node<'de>, E> {
         Ok(Node::Number(value))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Node, E> {
-        Ok(Node::Text(value.to_owned()))
+    fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Node<'de>, E> {
+        Ok(Node::Text(Cow::Borrowed(value)))
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Node, E> {
-        Ok(Node::Text(value))
+    fn visit_str<E>(self, value: &str) -> Result<Node<'de>, E> {
+        Ok(Node::Text(Cow::Owned(value.to_owned())))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node<'de>, A::Error> {
         let mut list = Vec::new();
         while let Some(item) = items.next_element_seed(self)? {
             list.push(item);
@@ -186,42 +192,96 @@ impl<'de> Visitor<'de> for Seed<'_> {
         Ok(Node::List(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Node, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Node<'de>, A::Error> {
         let mut fields = Vec::new();
-        while let Some(name) = entries.next_key::<String>()? {
+        while let Some(name) = entries.next_key_seed(Name)? {
             fields.push((name, entries.next_value_seed(self)?));
         }
         Ok(Node::Object(fields))
     }
 }
 
-/// The fields of an object, each of which exists and is there once.
-#[derive(Debug)]
-pub(super) struct Fields {
-    /// Where the object is, as the start of its fields' names: empty, or `messages[3].`.
-    path: String,
-    fields: Vec<(String, Node)>,
+/// The name of a field, left where it lies if it can be.
+struct Name;
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
 }
 
-impl Fields {
-    /// Takes the object at `path` apart.
-    pub(super) fn of(node: Node, path: &str, allowed: &[&str]) -> Result<Self, Problem> {
+impl<'de> Visitor<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(name))
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(name.to_owned()))
+    }
+}
+
+/// Where an object is in its document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spot {
+    /// It is the document.
+    Top,
+    /// This field of it.
+    Field(&'static str),
+    /// An item of this list: `messages[3]`.
+    Item(&'static str, usize),
+}
+
+impl Display for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Top => Ok(()),
+            Self::Field(name) => f.write_str(name),
+            Self::Item(list, number) => write!(f, "{list}[{number}]"),
+        }
+    }
+}
+
+/// The full name of a field: `messages[3].topic`.
+struct Path<'a>(Spot, &'a str);
+
+impl Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Spot::Top => f.write_str(self.1),
+            spot => write!(f, "{spot}.{}", self.1),
+        }
+    }
+}
+
+/// The fields of an object, each of which exists and is there once.
+#[derive(Debug)]
+pub(super) struct Fields<'a> {
+    spot: Spot,
+    fields: Vec<(Cow<'a, str>, Node<'a>)>,
+}
+
+impl<'a> Fields<'a> {
+    /// Takes the object at `spot` apart.
+    pub(super) fn of(node: Node<'a>, spot: Spot, allowed: &[&str]) -> Result<Self, Problem> {
         let fields = match node {
             Node::Object(fields) => fields,
-            other => return Err(other.is_not("an object", path)),
-        };
-        let path = if path.is_empty() {
-            String::new()
-        } else {
-            format!("{path}.")
+            other => return Err(other.is_not("an object", spot)),
         };
         for (number, (name, _)) in fields.iter().enumerate() {
-            if !allowed.contains(&name.as_str()) {
+            if !allowed.contains(&&**name) {
                 let quoted = quoted(name);
                 let known = allowed.join(", ");
                 return Err(Problem::field(
                     Code::UnknownField,
-                    format!("{path}{}", quoted.trim_matches('"')),
+                    Path(spot, quoted.trim_matches('"')).to_string(),
                     format!("There is no field {quoted}; the fields are {known}."),
                 ));
             }
@@ -229,27 +289,27 @@ impl Fields {
             if fields.iter().take(number).any(|(other, _)| other == name) {
                 return Err(Problem::field(
                     Code::DuplicateField,
-                    format!("{path}{name}"),
+                    Path(spot, name).to_string(),
                     "Each field may be given once.",
                 ));
             }
         }
-        Ok(Self { path, fields })
+        Ok(Self { spot, fields })
     }
 
     /// The full name of a field, for refusals.
     pub(super) fn at(&self, name: &str) -> String {
-        format!("{}{name}", self.path)
+        Path(self.spot, name).to_string()
     }
 
     /// Takes a field out.
-    pub(super) fn take(&mut self, name: &str) -> Option<Node> {
+    pub(super) fn take(&mut self, name: &str) -> Option<Node<'a>> {
         let at = self.fields.iter().position(|(n, _)| n == name)?;
         Some(self.fields.swap_remove(at).1)
     }
 
     /// Takes a field out that must be there.
-    pub(super) fn need(&mut self, name: &str) -> Result<Node, Problem> {
+    pub(super) fn need(&mut self, name: &str) -> Result<Node<'a>, Problem> {
         self.take(name).ok_or_else(|| self.missing(name))
     }
 
@@ -263,15 +323,18 @@ impl Fields {
     }
 
     /// Takes a string out.
-    pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, Problem> {
-        let at = self.at(name);
-        self.take(name).map(|node| node.into_text(&at)).transpose()
+    pub(super) fn text(&mut self, name: &str) -> Result<Option<Cow<'a, str>>, Problem> {
+        let text = self
+            .take(name)
+            .map(|node| node.into_text(Path(self.spot, name)));
+        text.transpose()
     }
 
     /// Takes a delay or a time out.
     pub(super) fn given(&mut self, name: &str, code: Code) -> Result<Option<Given>, Problem> {
-        let at = self.at(name);
-        let given = self.take(name).map(|node| node.into_given(&at, code));
+        let given = self
+            .take(name)
+            .map(|node| node.into_given(Path(self.spot, name), code));
         given.transpose()
     }
 }
@@ -284,9 +347,9 @@ mod tests {
 
     fn delay(text: &str) -> Result<Given, (Code, crate::ingest::problem::At)> {
         let read = || {
-            let mut fields = Fields::of(Node::parse(text.as_bytes())?, "", &["d", "e"])?;
+            let mut fields = Fields::of(Node::parse(text.as_bytes())?, Spot::Top, &["d", "e"])?;
             fields.need("d")?;
-            let mut fields = Fields::of(Node::parse(text.as_bytes())?, "", &["d", "e"])?;
+            let mut fields = Fields::of(Node::parse(text.as_bytes())?, Spot::Top, &["d", "e"])?;
             Ok(fields
                 .given("d", Code::InvalidDelay)?
                 .unwrap_or(Given::Ms(0)))

@@ -14,12 +14,12 @@ use crate::ingest::problem::{Code, Problem};
 use crate::message::{Delay, Due, Message, TopicName, UnixMs};
 use crate::store::{Cancel, Receipt, Reschedule};
 
-use super::json::Fields;
+use super::json::{Fields, Node, Spot};
 use super::moment::text_of;
 use super::view::{Accepted, Message as MessageView, Moved, Outcome, OutcomeName, StateName};
 use super::{
-    Params, count_refused, draft, is_json, json_body, limits, not_found, path_id, plain_encoding,
-    reader, serving, whole,
+    Params, count_refused, draft, is_json, json_body, limits, message_of_json, not_found, path_id,
+    plain_encoding, reader, serving, whole,
 };
 
 /// `POST /v1/messages`
@@ -47,9 +47,8 @@ pub(super) async fn create(
 }
 
 async fn of_json(shared: &Shared, request: Request) -> Result<(Message, Share), Problem> {
-    let (node, share) = json_body(shared, request).await?;
-    let size_max = shared.state.intake.config.max_msg_size;
-    Ok((draft::of_json(node, "", limits(shared), size_max)?, share))
+    let (text, share) = json_body(shared, request).await?;
+    Ok((message_of_json(&shared.state.intake, &text)?, share))
 }
 
 async fn of_raw(shared: &Shared, request: Request) -> Result<(Message, Share), Problem> {
@@ -79,13 +78,13 @@ pub(super) async fn store(
     if receipt.created {
         let label = DoorLabel { door: Door::V1 };
         shared.state.metrics.accepted.get_or_create(&label).inc();
-        let accepted = Accepted::new(id, topic.as_str(), receipt.due, StateName::Scheduled);
+        let accepted = Accepted::new(id, topic, receipt.due, StateName::Scheduled);
         return Ok((StatusCode::CREATED, accepted));
     }
     // A cancelled one would have been a conflict: what is not found any more was delivered.
     let accepted = match store.get(receipt.id).await? {
-        Some(stored) => Accepted::new(id, topic.as_str(), stored.due, stored.state.into()),
-        None => Accepted::new(id, topic.as_str(), receipt.due, StateName::Delivered),
+        Some(stored) => Accepted::new(id, topic, stored.due, stored.state.into()),
+        None => Accepted::new(id, topic, receipt.due, StateName::Delivered),
     };
     Ok((StatusCode::OK, accepted))
 }
@@ -108,16 +107,16 @@ pub(super) async fn store_all(
         .inc_by(count);
     let store = &shared.state.intake.store;
     // What was created together is mostly due together.
-    let mut last = (UnixMs(0), text_of(UnixMs(0)));
+    let mut last: (UnixMs, Arc<str>) = (UnixMs(0), "".into());
     let accepted = receipts.into_iter().zip(topics).map(|(receipt, topic)| {
         if last.0 != receipt.due {
-            last = (receipt.due, text_of(receipt.due));
+            last = (receipt.due, text_of(receipt.due).into());
         }
         Accepted {
             id: store.id_text(&receipt.id),
-            topic: topic.as_str().to_owned(),
+            topic,
             due_ms: receipt.due.0,
-            due: last.1.clone(),
+            due: Arc::clone(&last.1),
             state: StateName::Scheduled,
         }
     });
@@ -191,8 +190,12 @@ pub(super) async fn reschedule(
     request: Request,
 ) -> Result<Json<Moved>, Problem> {
     let id = path_id(&shared, request.uri())?;
-    let (node, _share) = json_body(&shared, request).await?;
-    let mut fields = Fields::of(node, "", &["delay", "delay_ms", "deliver_at"])?;
+    let (text, _share) = json_body(&shared, request).await?;
+    let mut fields = Fields::of(
+        Node::parse(&text)?,
+        Spot::Top,
+        &["delay", "delay_ms", "deliver_at"],
+    )?;
     let due = draft::due_of_json(&mut fields, limits(&shared))?;
     let due = due.ok_or_else(|| fields.missing("deliver_at"))?;
     move_to(&shared, id, due).await

@@ -34,7 +34,7 @@ use crate::ingest::openapi;
 use crate::ingest::problem::{Code, Problem, quoted};
 use crate::message::{Message, TopicName};
 use crate::phase::Phase;
-use json::Node;
+use json::{Node, Spot};
 use moment::Limits;
 
 pub(super) use batch::ITEMS_MAX;
@@ -186,9 +186,10 @@ fn limits_of(intake: &Intake) -> Limits {
 }
 
 /// Reads a message as `POST /v1/messages` does, for whoever has no request.
-pub(super) fn message_of_json(intake: &Intake, text: &[u8]) -> Result<Message, Problem> {
+pub(super) fn message_of_json(intake: &Intake, text: &Bytes) -> Result<Message, Problem> {
     let node = Node::parse(text)?;
-    draft::of_json(node, "", limits_of(intake), intake.config.max_msg_size)
+    let size_max = intake.config.max_msg_size;
+    draft::of_json(node, Spot::Top, text, limits_of(intake), size_max)
 }
 
 /// Refuses what changes anything unless the instance serves.
@@ -250,13 +251,13 @@ fn plain_encoding(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Reads a JSON body of at most `max_body_size`. Its share of the memory is to be kept until all is
 /// done.
-async fn json_body(shared: &Shared, request: Request) -> Result<(Node, Share), Problem> {
+async fn json_body(shared: &Shared, request: Request) -> Result<(Bytes, Share), Problem> {
     Params::none(request.uri())?;
     need_json(request.headers())?;
     let limit = shared.state.intake.config.max_body_size;
     let mut reader = reader(shared, request.into_body(), limit)?;
-    let node = Node::parse(&whole(&mut reader, Code::BodyTooBig, limit).await?)?;
-    Ok((node, reader.into_share()))
+    let text = whole(&mut reader, Code::BodyTooBig, limit).await?;
+    Ok((text, reader.into_share()))
 }
 
 /// A reader of the body; one that is declared too big is refused before anything is read.

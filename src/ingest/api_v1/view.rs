@@ -1,13 +1,15 @@
 //! What the JSON API says of messages: the shapes of its answers.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema as _, ToSchema};
 
 use crate::ingest::problem::ProblemDetails;
-use crate::message::UnixMs;
+use crate::message::{TopicName, UnixMs};
 use crate::store::{ScheduleStore, State, Stored};
 
 use super::moment::text_of;
@@ -41,25 +43,32 @@ impl From<State> for StateName {
 pub(super) struct Accepted {
     /// To get, move or cancel it by.
     pub(super) id: String,
-    pub(super) topic: String,
+    #[serde(serialize_with = "as_text")]
+    #[schema(value_type = String)]
+    pub(super) topic: TopicName,
     /// Unix milliseconds on Redis's clock.
     pub(super) due_ms: u64,
-    /// The same, after RFC 3339.
-    #[schema(format = DateTime)]
-    pub(super) due: String,
+    /// The same, after RFC 3339. Shared: what is accepted together is mostly due together.
+    #[serde(serialize_with = "as_text")]
+    #[schema(value_type = String, format = DateTime)]
+    pub(super) due: Arc<str>,
     pub(super) state: StateName,
 }
 
 impl Accepted {
-    pub(super) fn new(id: String, topic: &str, due: UnixMs, state: StateName) -> Self {
+    pub(super) fn new(id: String, topic: TopicName, due: UnixMs, state: StateName) -> Self {
         Self {
             id,
-            topic: topic.to_owned(),
+            topic,
             due_ms: due.0,
-            due: text_of(due),
+            due: text_of(due).into(),
             state,
         }
     }
+}
+
+fn as_text<S: Serializer>(text: &impl AsRef<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text.as_ref())
 }
 
 /// A message that was moved.
