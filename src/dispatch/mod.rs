@@ -4,6 +4,7 @@
 mod facts;
 mod gate;
 mod metrics;
+mod pace;
 mod pauses;
 mod poller;
 mod ready;
@@ -31,6 +32,7 @@ pub use metrics::Metrics;
 pub use settings::Config;
 
 use crate::dispatch::gate::Gate;
+use crate::dispatch::pace::Pace;
 use crate::dispatch::pauses::Pauses;
 use crate::dispatch::poller::{News, Poller, Status};
 use crate::dispatch::shared::Shared;
@@ -90,6 +92,7 @@ impl Dispatcher {
             steps: Mutex::new(Steps::new(config.clock_step_hold)),
             follows: AtomicU64::new(0),
             pauses: Pauses::new(),
+            pace: Pace::new(Instant::now()),
             gate: Arc::new(Gate::new(config.sending_bytes_max, config.forward_rate_max)),
             config,
             store,

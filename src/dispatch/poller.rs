@@ -281,7 +281,7 @@ impl Poller {
         if has_room && self.may_read() && memory.wants_read() && !waits {
             return true;
         }
-        if !hands_out {
+        if !hands_out || Instant::now() < tenure.paced_until {
             return false;
         }
         let due = |due: UnixMs| self.shared.until(due) == Duration::ZERO;
@@ -323,6 +323,8 @@ impl Poller {
         }
         match tenure.memory.reply(held) {
             Reply::Send(to_send) => {
+                let now = Instant::now();
+                tenure.paced_until = now + self.shared.pace.turned(self.shard, to_send.len(), now);
                 tenure.ready.extend(to_send);
                 None
             }
@@ -483,7 +485,8 @@ impl Poller {
         let hint = tenure.hint.filter(|_| has_room);
         let dues = [tenure.memory.next_due(), next_read, hint];
         for due in dues.into_iter().flatten().filter(|_| hands_out) {
-            at = at.min(Instant::now() + self.shared.until(due));
+            let due = Instant::now() + self.shared.until(due);
+            at = at.min(due.max(tenure.paced_until));
         }
         tenure
             .retries

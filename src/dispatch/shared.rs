@@ -10,6 +10,7 @@ use tracing::{error, warn};
 
 use crate::dispatch::gate::Gate;
 use crate::dispatch::metrics::Metrics;
+use crate::dispatch::pace::Pace;
 use crate::dispatch::pauses::Pauses;
 use crate::dispatch::settings::Config;
 use crate::dispatch::steps::{Seen, Steps};
@@ -34,6 +35,8 @@ pub(super) struct Shared {
     /// Messages that nsqd took, all shards together: tells whether others go through.
     pub(super) accepted: AtomicU64,
     pub(super) pauses: Pauses,
+    /// How long turns of a shard keep apart.
+    pub(super) pace: Pace,
     /// The way to `forward`.
     pub(super) gate: Arc<Gate>,
     pub(super) steps: Mutex<Steps>,

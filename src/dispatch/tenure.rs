@@ -46,6 +46,8 @@ pub(super) struct Tenure {
     pub(super) retries: Vec<(Instant, Key)>,
     pub(super) claimed_at: Duration,
     pub(super) renew_at: Instant,
+    /// No turn before this moment only because something is due: others will be, and share it.
+    pub(super) paced_until: Instant,
     /// Something earlier than what is known may be there, due at this moment.
     pub(super) hint: Option<UnixMs>,
     pub(super) reported_bytes: usize,
@@ -78,6 +80,7 @@ impl Tenure {
             retries: Vec::new(),
             claimed_at: Duration::ZERO,
             renew_at: Instant::now(),
+            paced_until: Instant::now(),
             hint: None,
             reported_bytes: 0,
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// A wait pays from so many messages on.
-const WORTH: usize = 12;
+const WORTH: usize = 4;
 /// When a wait is looked at first.
 const FIRST_LOOK: Duration = Duration::from_micros(100);
 /// How often it is looked at after that.

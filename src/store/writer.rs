@@ -4,9 +4,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +29,10 @@ use crate::timer::{Timer, Timers};
 /// Most inserts of messages with minted ids that are under way at once. Two: while Redis works on
 /// one, the next gathers and is sent.
 const INSERTS_MAX: usize = 2;
+/// Shards that the small writes of one second go to.
+const FEW_SHARDS: u64 = 4;
+/// How long all shards are used after there was hardly a place in a few.
+const SPREAD: Duration = Duration::from_secs(1);
 /// How often one insert is stamped or placed anew before it is given up.
 const ATTEMPTS_MAX: u32 = 30;
 /// What a message costs the queue besides its body.
@@ -59,7 +65,11 @@ impl Writer {
             core: Arc::clone(core),
             requests,
             queued_bytes: Arc::clone(&queued_bytes),
-            next_shard: fastrand::u16(..),
+            first_shard: fastrand::u64(..),
+            began: Instant::now(),
+            writes: 0,
+            fills_packs: false,
+            spread_until: None,
             linger: Linger::new(core.config.pack_linger, Instant::now()),
             messages_a_request: 1,
         };
@@ -111,7 +121,13 @@ struct Gatherer {
     core: Arc<Core>,
     requests: mpsc::UnboundedReceiver<Request>,
     queued_bytes: Arc<AtomicUsize>,
-    next_shard: u16,
+    first_shard: u64,
+    began: Instant,
+    writes: u64,
+    /// Whether the last write filled several.
+    fills_packs: bool,
+    /// Every shard is used until then.
+    spread_until: Option<Instant>,
     linger: Linger,
     /// Of the last insert: what is queued is counted in requests.
     messages_a_request: usize,
@@ -125,9 +141,7 @@ impl Gatherer {
             let look_at = self.linger.look_at();
             tokio::select! {
                 biased;
-                Some(bytes) = inserts.next(), if !inserts.is_empty() => {
-                    self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                }
+                Some(done) = inserts.next(), if !inserts.is_empty() => self.inserted(&done),
                 () = timer.sleep_until(look_at.unwrap_or_else(Instant::now)), if look_at.is_some() => {
                     let queued = self.requests.len() * self.messages_a_request;
                     self.linger.look(queued, Instant::now());
@@ -143,12 +157,37 @@ impl Gatherer {
         }
     }
 
+    fn inserted(&mut self, done: &Inserted) {
+        self.queued_bytes.fetch_sub(done.bytes, Ordering::Relaxed);
+        if done.was_crowded {
+            self.spread_until = Some(Instant::now() + SPREAD);
+        }
+    }
+
+    /// The shard of the next write. Where writes fill several packs, any is as good. What comes in smaller ones goes to a
+    /// few shards, others with each second, so that what is due at about the same time shares turns; unless so much is due
+    /// at one ms that there is hardly a place for it.
+    fn rotate(&mut self) -> ShardId {
+        let topology = self.core.topology;
+        self.writes = self.writes.wrapping_add(1);
+        let spreads = self
+            .spread_until
+            .is_some_and(|until| Instant::now() < until);
+        let at = if self.fills_packs || spreads {
+            self.writes
+        } else {
+            let second = self.began.elapsed().as_secs();
+            second.wrapping_add(self.writes % FEW_SHARDS)
+        };
+        let at = at.wrapping_add(self.first_shard) % u64::from(topology.shards.max(1));
+        topology.shard(u16::try_from(at).unwrap_or(0))
+    }
+
     /// Takes what is ready, up to `insert_bytes_max`, and sorts it by shard.
     fn gather(&mut self, first: Request) -> Vec<Insertion> {
         let bytes_max = self.core.config.insert_bytes_max;
         let topology = self.core.topology;
-        self.next_shard = self.next_shard.wrapping_add(1);
-        let rotating = topology.shard(self.next_shard % topology.shards.max(1));
+        let rotating = self.rotate();
         let mut insertions: Vec<Insertion> = Vec::new();
         let (mut bytes, mut messages, mut requests) = (0, 0, 0);
         let mut next = Some(first);
@@ -163,6 +202,7 @@ impl Gatherer {
                 None => insertions.push(Insertion {
                     shard,
                     requests: vec![request],
+                    was_crowded: false,
                 }),
             }
             if bytes < bytes_max {
@@ -170,9 +210,9 @@ impl Gatherer {
             }
         }
         self.messages_a_request = messages / requests.max(1);
-        let fill_pack = self.core.pack_limits.bytes * messages / bytes.max(1);
-        self.linger
-            .begun(messages, fill_pack.max(1), Instant::now());
+        let fill_pack = (self.core.pack_limits.bytes * messages / bytes.max(1)).max(1);
+        self.fills_packs = messages >= fill_pack * 4;
+        self.linger.begun(messages, fill_pack, Instant::now());
         insertions
     }
 }
@@ -181,18 +221,29 @@ impl Gatherer {
 struct Insertion {
     shard: ShardId,
     requests: Vec<Request>,
+    /// Hardly a place was free.
+    was_crowded: bool,
+}
+
+/// What an insert came to.
+struct Inserted {
+    bytes: usize,
+    was_crowded: bool,
 }
 
 impl Insertion {
-    /// Stores the requests and answers them; returns their bytes.
-    async fn run(mut self, core: Arc<Core>) -> usize {
+    /// Stores the requests and answers them.
+    async fn run(mut self, core: Arc<Core>) -> Inserted {
         let bytes = self.requests.iter().map(|r| r.bytes).sum();
         while !self.requests.is_empty() {
             let later = self.split_repeated_ids();
             self.store(&core).await;
             self.requests = later;
         }
-        bytes
+        Inserted {
+            bytes,
+            was_crowded: self.was_crowded,
+        }
     }
 
     /// The same id twice in one insert would leave one of them without an entry: the second waits
@@ -220,6 +271,8 @@ impl Insertion {
             if now == UnixMs(0) {
                 return self.fail(|| Error::new(ErrorKind::Unavailable));
             }
+            // Once may be chance.
+            self.was_crowded |= attempt == 2;
             let packed = self.pack(core, now, floor, attempt);
             let sent = core.clock.monotonic();
             let keys = core.keys.shard(self.shard);
