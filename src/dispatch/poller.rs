@@ -323,8 +323,12 @@ impl Poller {
         }
         match tenure.memory.reply(held) {
             Reply::Send(to_send) => {
-                let now = Instant::now();
-                tenure.paced_until = now + self.shared.pace.turned(self.shard, to_send.len(), now);
+                // A turn that only read or settled is no reason to wait.
+                if !to_send.is_empty() {
+                    let now = Instant::now();
+                    let gap = self.shared.pace.turned(self.shard, to_send.len(), now);
+                    tenure.paced_until = now + gap;
+                }
                 tenure.ready.extend(to_send);
                 None
             }

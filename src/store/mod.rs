@@ -22,6 +22,7 @@ mod pack;
 mod packing;
 mod parking;
 mod redis;
+mod rotation;
 mod script;
 mod settings;
 mod start;

@@ -1,10 +1,9 @@
 //! Gathers what the doors accept into inserts: what came in while the last write was under way goes
-//! into the next one. How long an insert waits for more: `linger`.
+//! into the next one. How long an insert waits for more: `linger`; which shard it goes to: `rotation`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -22,6 +21,7 @@ use crate::store::core::{AHEAD_MS, Core};
 use crate::store::entry::{Entry, Kind};
 use crate::store::linger::Linger;
 use crate::store::packing::{self, Packed, Stamped, digest_of};
+use crate::store::rotation::Rotation;
 use crate::store::script::{self, InsertReply, Verdict};
 use crate::store::{Error, ErrorKind, Receipt};
 use crate::timer::{Timer, Timers};
@@ -29,10 +29,6 @@ use crate::timer::{Timer, Timers};
 /// Most inserts of messages with minted ids that are under way at once. Two: while Redis works on
 /// one, the next gathers and is sent.
 const INSERTS_MAX: usize = 2;
-/// Shards that the small writes of one second go to.
-const FEW_SHARDS: u64 = 4;
-/// How long all shards are used after there was hardly a place in a few.
-const SPREAD: Duration = Duration::from_secs(1);
 /// How often one insert is stamped or placed anew before it is given up.
 const ATTEMPTS_MAX: u32 = 30;
 /// What a message costs the queue besides its body.
@@ -65,11 +61,7 @@ impl Writer {
             core: Arc::clone(core),
             requests,
             queued_bytes: Arc::clone(&queued_bytes),
-            first_shard: fastrand::u64(..),
-            began: Instant::now(),
-            writes: 0,
-            fills_packs: false,
-            spread_until: None,
+            rotation: Rotation::new(fastrand::u16(..), Instant::now()),
             linger: Linger::new(core.config.pack_linger, Instant::now()),
             messages_a_request: 1,
         };
@@ -121,13 +113,7 @@ struct Gatherer {
     core: Arc<Core>,
     requests: mpsc::UnboundedReceiver<Request>,
     queued_bytes: Arc<AtomicUsize>,
-    first_shard: u64,
-    began: Instant,
-    writes: u64,
-    /// Whether the last write filled several.
-    fills_packs: bool,
-    /// Every shard is used until then.
-    spread_until: Option<Instant>,
+    rotation: Rotation,
     linger: Linger,
     /// Of the last insert: what is queued is counted in requests.
     messages_a_request: usize,
@@ -160,34 +146,16 @@ impl Gatherer {
     fn inserted(&mut self, done: &Inserted) {
         self.queued_bytes.fetch_sub(done.bytes, Ordering::Relaxed);
         if done.was_crowded {
-            self.spread_until = Some(Instant::now() + SPREAD);
+            self.rotation.crowded(Instant::now());
         }
-    }
-
-    /// The shard of the next write. Where writes fill several packs, any is as good. What comes in smaller ones goes to a
-    /// few shards, others with each second, so that what is due at about the same time shares turns; unless so much is due
-    /// at one ms that there is hardly a place for it.
-    fn rotate(&mut self) -> ShardId {
-        let topology = self.core.topology;
-        self.writes = self.writes.wrapping_add(1);
-        let spreads = self
-            .spread_until
-            .is_some_and(|until| Instant::now() < until);
-        let at = if self.fills_packs || spreads {
-            self.writes
-        } else {
-            let second = self.began.elapsed().as_secs();
-            second.wrapping_add(self.writes % FEW_SHARDS)
-        };
-        let at = at.wrapping_add(self.first_shard) % u64::from(topology.shards.max(1));
-        topology.shard(u16::try_from(at).unwrap_or(0))
     }
 
     /// Takes what is ready, up to `insert_bytes_max`, and sorts it by shard.
     fn gather(&mut self, first: Request) -> Vec<Insertion> {
         let bytes_max = self.core.config.insert_bytes_max;
         let topology = self.core.topology;
-        let rotating = self.rotate();
+        let next = self.rotation.next(topology.shards, Instant::now());
+        let rotating = topology.shard(next);
         let mut insertions: Vec<Insertion> = Vec::new();
         let (mut bytes, mut messages, mut requests) = (0, 0, 0);
         let mut next = Some(first);
@@ -211,7 +179,7 @@ impl Gatherer {
         }
         self.messages_a_request = messages / requests.max(1);
         let fill_pack = (self.core.pack_limits.bytes * messages / bytes.max(1)).max(1);
-        self.fills_packs = messages >= fill_pack * 4;
+        self.rotation.wrote(messages, fill_pack);
         self.linger.begun(messages, fill_pack, Instant::now());
         insertions
     }
