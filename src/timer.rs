@@ -77,14 +77,17 @@ impl Timer {
 
     /// Returns at `at`, not before.
     pub async fn sleep_until(&mut self, at: Instant) {
+        let mut rang = false;
         loop {
             let left = at.saturating_duration_since(Instant::now());
-            // Armed with zero, a timerfd would never ring.
-            if left.is_zero() {
+            // Armed with zero, a timerfd would never ring. When it has rung much too early, the machine has slept
+            // meanwhile, which only the kernel's alarm counts.
+            if left.is_zero() || (rang && left > SAME) {
                 return;
             }
-            if self.ring(at, left).await.is_err() {
-                sleep_until(at).await;
+            match self.ring(at, left).await {
+                Ok(()) => rang = true,
+                Err(_unsupported) => sleep_until(at).await,
             }
         }
     }
