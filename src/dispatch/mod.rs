@@ -33,19 +33,19 @@ pub use settings::Config;
 
 use crate::dispatch::gate::Gate;
 use crate::dispatch::pace::Pace;
-use crate::dispatch::pauses::Pauses;
+use crate::dispatch::pauses::{Occasion, Pauses};
 use crate::dispatch::poller::{News, Poller, Status};
 use crate::dispatch::shared::Shared;
 use crate::dispatch::steps::Steps;
 use crate::forward::Forward;
 use crate::shard::{InstanceId, ShardId, owner_of};
-use crate::store::{ClaimStore, Wake};
+use crate::store::{ClaimStore, Swept, Wake};
 use crate::timer::{Clock, Timer};
 
 /// Time after an instance's expiry at which it is looked for.
 const EXPIRY_MARGIN: Duration = Duration::from_millis(5);
 
-/// Old ids age so much more rarely than idle shards are looked at: nobody waits for it.
+/// Old ids age so much more rarely than shards are swept: nobody waits for it.
 const TRIM_SWEEPS: u32 = 10;
 
 /// Serves the shards that this instance owns among the live ones.
@@ -120,6 +120,7 @@ impl Dispatcher {
         let drain = self.drain.clone();
         let mut wakes = self.shared.store.wakes();
         let mut beat_at = Instant::now();
+        let mut sweep_at = beat_at + self.shared.config.sweep;
         tokio::select! {
             biased;
             () = drain.cancelled() => {}
@@ -133,10 +134,14 @@ impl Dispatcher {
                 wake = wakes.next() => match wake {
                     Some(Wake::Earlier(shard, due)) => self.tell(shard, News::Earlier(due)),
                     Some(Wake::Lost) => self.tell_all(News::Look),
-                    Some(Wake::Pauses) => self.look_at_pauses(),
+                    Some(Wake::Pauses) => self.look_at_pauses(Occasion::News),
                     None => break,
                 },
                 () = sleep_until(beat_at) => beat_at = Instant::now() + self.beat().await,
+                () = sleep_until(sweep_at) => {
+                    self.sweep().await;
+                    sweep_at = Instant::now() + self.shared.config.sweep;
+                }
             }
         }
         self.farewell().await;
@@ -158,18 +163,37 @@ impl Dispatcher {
         self.ending.retain(|driver| !driver.is_finished());
         self.measure();
         self.shared.gate.serve(self.shared.forward.servers());
-        self.look_at_pauses();
+        if self.shared.pauses.is_asked_for() {
+            self.look_at_pauses(Occasion::Beat);
+        }
         let follows = self.shared.follows.load(Ordering::Relaxed);
         if follows != self.follows {
             self.follows = follows;
             // They sleep until a moment of the clock as it was.
             self.tell_all(News::Look);
         }
+        pause
+    }
+
+    /// Looks for what was missed, with one small command a shard: wakes that were lost, and what was held by an
+    /// instance that did not know yet that its topic was resumed.
+    async fn sweep(&mut self) {
+        let shards = self.served.keys().copied().collect();
+        match self.shared.store.sweep(shards).await {
+            Ok(swept) => {
+                for Swept { shard, watch, .. } in &swept {
+                    self.tell(*shard, News::Earlier(*watch));
+                }
+                let holding = swept.iter().filter(|shard| shard.held > 0);
+                let holding = holding.map(|swept| swept.shard).collect();
+                self.look_at_pauses(Occasion::Sweep(holding));
+            }
+            Err(error) => warn!(%error, "lost wakes were not looked for"),
+        }
         if self.last_trim.elapsed() >= self.shared.config.sweep * TRIM_SWEEPS {
             self.last_trim = Instant::now();
             self.trim();
         }
-        pause
     }
 
     /// Starts and stops shards, so that those served are those owned.
@@ -270,9 +294,14 @@ impl Dispatcher {
             .set(gauge(now.saturating_sub(oldest)));
     }
 
-    fn look_at_pauses(&self) {
-        let shards: Vec<ShardId> = self.served.keys().copied().collect();
-        let looking = pauses::look(Arc::clone(&self.shared), shards, self.drain.clone());
+    fn look_at_pauses(&self, occasion: Occasion) {
+        let shards = self.served.keys().copied().collect();
+        let looking = pauses::look(
+            Arc::clone(&self.shared),
+            shards,
+            occasion,
+            self.drain.clone(),
+        );
         self.tracker.spawn(looking);
     }
 

@@ -1,12 +1,12 @@
 //! Paused topics: what is due of them is held instead of sent, and given back when they are resumed. Which
-//! they are is looked up with each heartbeat, and at once when somebody says that it changed.
+//! they are is looked up with each sweep, and at once when somebody says that it changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -38,7 +38,17 @@ pub(super) struct Pauses {
     passes: AtomicU32,
     /// Whether a pass is under way.
     passing: AtomicBool,
-    last_pass: Mutex<Instant>,
+}
+
+/// Why it is looked which topics are paused.
+#[derive(Debug)]
+pub(super) enum Occasion {
+    /// Somebody said that it changed. It may be said many times at once.
+    News,
+    /// A heartbeat that finds a pass asked for.
+    Beat,
+    /// A sweep, which found something held in these shards.
+    Sweep(Vec<ShardId>),
 }
 
 impl Pauses {
@@ -49,7 +59,6 @@ impl Pauses {
             asking: tokio::sync::Mutex::default(),
             passes: AtomicU32::new(1),
             passing: AtomicBool::new(false),
-            last_pass: Mutex::new(Instant::now()),
         }
     }
 
@@ -58,13 +67,16 @@ impl Pauses {
         Arc::clone(&self.topics.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn set(&self, topics: BTreeSet<TopicName>) {
+    /// Whether they are others than were known.
+    fn set(&self, topics: BTreeSet<TopicName>) -> bool {
         let mut known = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
-        if **known != topics {
+        let changed = **known != topics;
+        if changed {
             info!(paused = topics.len(), "paused topics changed");
             *known = Arc::new(topics);
             self.look_again();
         }
+        changed
     }
 
     /// Something may be held in our shards that belongs into the queue: shards have come to us, and somebody may
@@ -73,22 +85,17 @@ impl Pauses {
         self.passes.store(PASSES, Ordering::Relaxed);
     }
 
-    /// Whether a pass is to be made now.
-    fn pass_is_due(&self, every: Duration) -> bool {
-        let mut last = self
-            .last_pass
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+    /// Whether a pass is still to be made.
+    pub(super) fn is_asked_for(&self) -> bool {
+        self.passes.load(Ordering::Relaxed) > 0
+    }
+
+    /// One of the passes that are still to be made, if there is any.
+    fn take_pass(&self) -> bool {
         let fewer = |left: u32| left.checked_sub(1);
-        let was_asked_for = self
-            .passes
+        self.passes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer)
-            .is_ok();
-        let is_due = was_asked_for || last.elapsed() >= every;
-        if is_due {
-            *last = Instant::now();
-        }
-        is_due
+            .is_ok()
     }
 }
 
@@ -96,7 +103,10 @@ impl Pauses {
 pub(super) async fn learn(shared: &Shared) {
     loop {
         match shared.store.paused().await {
-            Ok(topics) => return shared.pauses.set(topics),
+            Ok(topics) => {
+                shared.pauses.set(topics);
+                return;
+            }
             Err(error) => warn!(%error, "which topics are paused is not known yet"),
         }
         sleep(LEARN_PAUSE).await;
@@ -104,21 +114,33 @@ pub(super) async fn learn(shared: &Shared) {
 }
 
 /// Looks which topics are paused, and gives back what is held of the others in `shards`, until `stop`.
-pub(super) async fn look(shared: Arc<Shared>, shards: Vec<ShardId>, stop: CancellationToken) {
+pub(super) async fn look(
+    shared: Arc<Shared>,
+    shards: Vec<ShardId>,
+    occasion: Occasion,
+    stop: CancellationToken,
+) {
     let pauses = &shared.pauses;
-    {
+    let changed = {
         let _one_at_a_time = pauses.asking.lock().await;
         match shared.store.paused().await {
             Ok(topics) => pauses.set(topics),
-            Err(error) => return warn!(%error, "which topics are paused is not known anew"),
+            Err(error) => {
+                pauses.look_again();
+                return warn!(%error, "which topics are paused is not known anew");
+            }
         }
-    }
+    };
     // A pass may take long. Meanwhile it is still learned what is paused, and one is enough.
     if pauses.passing.swap(true, Ordering::Relaxed) {
         return;
     }
-    if pauses.pass_is_due(shared.config.sweep) {
-        resume(&shared, shards, &stop).await;
+    match occasion {
+        // Only heartbeats, which lie apart, count passes.
+        Occasion::Beat if pauses.take_pass() => resume(&shared, shards, &stop).await,
+        _ if changed => resume(&shared, shards, &stop).await,
+        Occasion::Sweep(holding) => resume(&shared, holding, &stop).await,
+        Occasion::News | Occasion::Beat => {}
     }
     pauses.passing.store(false, Ordering::Relaxed);
 }

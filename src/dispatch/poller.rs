@@ -29,6 +29,8 @@ const STAY_MS: u64 = 3;
 /// So does one whose next pack begins sooner than this: the turn that reads it settles too, and releasing
 /// and claiming again would double the turns of a shard with a few messages a second.
 const STAY: Duration = Duration::from_millis(250);
+/// How long an owner sleeps at most. What comes before the end wakes it, so that this costs one turn.
+const SLEEP_MAX: Duration = Duration::from_hours(1);
 /// Pause after Redis refused a turn.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 /// Pauses before a claim that another owner has is asked for again. Not its whole life: an owner that
@@ -41,6 +43,8 @@ const SETTLE_BATCH: usize = 1_000;
 const SETTLE_DEFER: Duration = STAY;
 /// Reads of a shard that is given up, so that S can pass what was delivered.
 const STOP_READS_MAX: u32 = 8;
+/// Part of a claim's life after which a turn extends it: not each does, because there are many in that time.
+const EXTEND_SHARE: u32 = 8;
 /// Share of a claim's life that must be left to send under it.
 const DEADLINE_SHARE: f64 = 0.9;
 
@@ -118,12 +122,10 @@ impl Poller {
 
     /// Sleeps until the head is due and nsqd takes messages. `false`: stop.
     async fn wait_for_work(&mut self, head: &mut Option<UnixMs>) -> bool {
-        let sweep = self.shared.config.sweep;
-        // Spread: the shards of an instance do not sweep in step.
-        let sweep_at = Instant::now() + sweep.mul_f64(0.75 + fastrand::f64() / 4.0);
+        let end = Instant::now() + SLEEP_MAX;
         loop {
-            let wait = head.map_or(sweep, |due| self.shared.until(due));
-            let until = (Instant::now() + wait).min(sweep_at);
+            let wait = head.map_or(SLEEP_MAX, |due| self.shared.until(due));
+            let until = (Instant::now() + wait).min(end);
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return false,
@@ -136,7 +138,7 @@ impl Poller {
                     None => return false,
                 },
                 () = self.timer.sleep_until(until) => {
-                    if until == sweep_at {
+                    if until == end {
                         *head = None;
                     }
                     break;
@@ -301,7 +303,9 @@ impl Poller {
         } else {
             0
         };
-        let turn = tenure.memory.plan(now, read_ahead, hand_out, room);
+        let turn = tenure
+            .memory
+            .plan(now, read_ahead, hand_out, room, tenure.hint.is_some());
         // What was told of stays to be looked for until a turn reads: it is told once.
         if turn.read.is_some() {
             tenure.hint = None;
@@ -340,12 +344,14 @@ impl Poller {
         }
     }
 
-    async fn take_turn(&self, tenure: &mut Tenure, turn: Turn) -> Result<TurnReply, Error> {
+    async fn take_turn(&self, tenure: &mut Tenure, mut turn: Turn) -> Result<TurnReply, Error> {
         let Ok(_permit) = self.shared.turns.acquire().await else {
             return Err(Error::new(ErrorKind::SessionLost));
         };
         let asked_at = (self.shared.clock.now)();
         let ttl = self.shared.config.claim_ttl;
+        turn.extend = Instant::now() >= tenure.extend_at;
+        let extends = turn.extend;
         let reply = self
             .shared
             .store
@@ -361,8 +367,11 @@ impl Poller {
             .turns
             .get_or_create(&TurnLabel { result })
             .inc();
-        tenure.claimed_at = asked_at;
-        tenure.renew_at = Instant::now() + ttl / 3;
+        if extends {
+            tenure.claimed_at = asked_at;
+            tenure.extend_at = Instant::now() + ttl / EXTEND_SHARE;
+            tenure.renew_at = Instant::now() + ttl / 3;
+        }
         reply
     }
 
@@ -378,11 +387,11 @@ impl Poller {
     /// Settles, releases the claim, and learns where the backlog begins.
     async fn idle(&self, tenure: &mut Tenure) -> Ended {
         let now = self.shared.now_bounds().at_most;
-        let sweep = u64::try_from(self.shared.config.sweep.as_millis()).unwrap_or(0);
+        let sleep_max = u64::try_from(SLEEP_MAX.as_millis()).unwrap_or(0);
         let until = if self.stop.is_cancelled() {
             now
         } else {
-            now.plus_ms(sweep)
+            now.plus_ms(sleep_max)
         };
         let turn = tenure.memory.plan_idle(until);
         match self.take_turn(tenure, turn).await {

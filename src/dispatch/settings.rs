@@ -13,7 +13,7 @@ pub struct Config {
     pub heartbeat: Duration,
     /// How far ahead of the due time packs are read.
     pub read_ahead: Duration,
-    /// How often an owner looks at an idle shard, in case a wake was lost.
+    /// How often it is looked whether a wake was lost.
     pub sweep: Duration,
     /// Most bytes given to `forward` at a time for each nsqd, by all shards: what it has room for.
     pub sending_bytes_max: usize,

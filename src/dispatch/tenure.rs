@@ -45,6 +45,9 @@ pub(super) struct Tenure {
     /// Messages that wait to be sent again.
     pub(super) retries: Vec<(Instant, Key)>,
     pub(super) claimed_at: Duration,
+    /// From here on a turn extends the claim too.
+    pub(super) extend_at: Instant,
+    /// Here a turn is made to extend it.
     pub(super) renew_at: Instant,
     /// No turn before this moment only because something is due: others will be, and share it.
     pub(super) paced_until: Instant,
@@ -79,6 +82,7 @@ impl Tenure {
             failing: HashMap::new(),
             retries: Vec::new(),
             claimed_at: Duration::ZERO,
+            extend_at: Instant::now(),
             renew_at: Instant::now(),
             paced_until: Instant::now(),
             hint: None,

@@ -63,6 +63,8 @@ pub struct ReadMarks {
 pub struct Turn {
     /// Whose claim.
     pub token: ClaimToken,
+    /// The claim lives for `claim_ttl` from now on. Otherwise it is only taken if it is free.
+    pub extend: bool,
     /// S: all that is due at or before is done. 0: as it is.
     pub settle_to: UnixMs,
     /// Packs to remove.
@@ -178,6 +180,18 @@ pub enum Wake {
     Pauses,
 }
 
+/// What a sweep finds of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Swept {
+    /// Which.
+    pub shard: ShardId,
+    /// When its owner must come: each wake that was published has set it, heard or not. 0: nobody has looked at
+    /// the shard yet.
+    pub watch: UnixMs,
+    /// Packs of paused topics that are held there.
+    pub held: u64,
+}
+
 /// Redis's clock, from both sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NowBounds {
@@ -226,6 +240,9 @@ pub trait ClaimStore: Send + Sync + fmt::Debug + 'static {
         messages: Vec<Parked>,
         to: ParkTo,
     ) -> BoxFuture<'_, Result<ParkReply, Error>>;
+
+    /// What owners of these shards may have missed.
+    fn sweep(&self, shards: Vec<ShardId>) -> BoxFuture<'_, Result<Vec<Swept>, Error>>;
 
     /// Lets the entries of messages that are gone age. `true`: there are more.
     fn trim(&self, shard: ShardId) -> BoxFuture<'_, Result<bool, Error>>;

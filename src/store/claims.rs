@@ -7,10 +7,10 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
-use crate::message::TopicName;
+use crate::message::{TopicName, UnixMs};
 use crate::shard::{InstanceId, ShardId, Topology};
 use crate::store::claim::{
-    ClaimStore, ClaimToken, Members, NowBounds, ParkReply, ParkTo, Parked, Session, Turn,
+    ClaimStore, ClaimToken, Members, NowBounds, ParkReply, ParkTo, Parked, Session, Swept, Turn,
     TurnReply, Wake,
 };
 use crate::store::holding;
@@ -70,6 +70,30 @@ impl ClaimStore for RedisStore {
         Box::pin(
             async move { parking::park(&self.core, session, shard, &token, &messages, to).await },
         )
+    }
+
+    fn sweep(&self, shards: Vec<ShardId>) -> BoxFuture<'_, Result<Vec<Swept>, Error>> {
+        Box::pin(async move {
+            if shards.is_empty() {
+                return Ok(Vec::new());
+            }
+            let mut link = lookup::link(&self.core)?;
+            let mut pipeline = redis::Pipeline::with_capacity(shards.len());
+            for shard in &shards {
+                let key = self.core.keys.shard(*shard).horizon();
+                pipeline.cmd("HMGET").arg(key).arg("watch").arg("held");
+            }
+            let found: Vec<[Option<u64>; 2]> = pipeline
+                .query_async(&mut link.connection)
+                .await
+                .map_err(|error| lookup::asked(&self.core, &link, error))?;
+            let swept = |(shard, [watch, held]): (ShardId, [Option<u64>; 2])| Swept {
+                shard,
+                watch: UnixMs(watch.unwrap_or_default()),
+                held: held.unwrap_or_default(),
+            };
+            Ok(shards.into_iter().zip(found).map(swept).collect())
+        })
     }
 
     fn trim(&self, shard: ShardId) -> BoxFuture<'_, Result<bool, Error>> {

@@ -119,7 +119,7 @@ fn what_is_left_of_rewritten_packs_arrives_once() {
     const COUNT: usize = 200;
     let (redis, nsqd) = (Redis::start(), Nsqd::start());
     let builder = App::builder().redis(&redis).nsqd(&nsqd);
-    let app = builder.flag("--shards", "2").flag("--sweep", "1s").start();
+    let app = builder.flag("--shards", "2").start();
     let consumer = Consumer::start(&nsqd.tcp, TOPIC);
     let bodies: Vec<String> = (0..COUNT)
         .map(|number| String::from_utf8(Stamp::now(number, DELAY_MS).body(500)).unwrap())

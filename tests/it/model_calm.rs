@@ -21,6 +21,10 @@ impl Wire for Calm {
     fn reconnect(&self) -> Duration {
         Duration::ZERO
     }
+
+    fn loses_wake(&self) -> bool {
+        false
+    }
 }
 
 /// The bytes of a pack's bodies, by topic; a topic may be there more than once.

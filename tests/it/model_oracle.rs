@@ -119,6 +119,7 @@ impl Side {
         let to = asked.hand_out_to.max(asked.open_to);
         Turn {
             token: ClaimToken(asked.token.to_owned()),
+            extend: !asked.repeat,
             settle_to: if asked.settle { settled } else { UnixMs(0) },
             finished: finished
                 .map(|((_, score), pack)| Finished {

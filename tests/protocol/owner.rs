@@ -184,13 +184,19 @@ impl Instance {
         release: bool,
     ) -> Turn {
         let hand_out_to = if hold { 0 } else { self.clock };
-        let open_to = (self.clock + world.plan.ahead).min(END);
+        let reads = self.reads_now();
+        let open_to = if reads {
+            (self.clock + world.plan.ahead).min(END)
+        } else {
+            0
+        };
         let idle_until = if release { END } else { 0 };
         if !self.session {
             return Turn {
                 first: true,
                 hand_out_to,
                 open_to,
+                reads,
                 marks_to: hand_out_to,
                 ..Turn::default()
             };
@@ -202,11 +208,17 @@ impl Instance {
             finished: finished.fold(0, |packs, pack| packs | 1 << pack),
             hand_out_to,
             open_to,
+            reads,
             idle_until,
             read_after: self.read_after(world),
             marks_after: self.marks_to,
             marks_to: hand_out_to.max(self.handed),
         }
+    }
+
+    /// A turn reads when nothing is known, when more is to be read, and when the last read is over.
+    fn reads_now(&self) -> bool {
+        !self.session || !self.whole || self.again != NEVER || self.clock >= self.cursor / PER_MS
     }
 
     fn read_after(&self, world: &World<'_>) -> u8 {
@@ -241,7 +253,8 @@ impl Instance {
         }
         // Inserts since the reply before were above its H; what this very turn read from there or
         // from below, it has seen.
-        let missed = !turn.first && below && turn.read_after / PER_MS > self.handed;
+        let seen = turn.reads && turn.read_after / PER_MS <= self.handed;
+        let missed = !turn.first && below && !seen;
         self.again = if missed && world.keeps(Rule::ReadsAgain) {
             self.handed
         } else {
@@ -268,10 +281,12 @@ impl Instance {
                 }
             }
         }
-        self.cursor = held
-            .stopped_at
-            .unwrap_or(turn.open_to * PER_MS + PER_MS - 1);
-        self.whole = held.stopped_at.is_none();
+        if turn.reads {
+            self.cursor = held
+                .stopped_at
+                .unwrap_or(turn.open_to * PER_MS + PER_MS - 1);
+            self.whole = held.stopped_at.is_none();
+        }
         self.handed = handed;
         // A mark above H may still be joined by others; none at or below it.
         self.marks_to = if world.keeps(Rule::MarksCoverHandOut) {

@@ -88,6 +88,8 @@ pub(crate) struct Turn {
     pub(crate) open_to: u8,
     /// Release the claim and sleep until then; 0: keep it.
     pub(crate) idle_until: u8,
+    /// Packs are read.
+    pub(crate) reads: bool,
     /// Read packs with a higher score than this.
     pub(crate) read_after: u8,
     /// Read marks of records due after this...
@@ -238,7 +240,7 @@ impl Redis {
             turn.hand_out_to
         };
         self.handed = self.handed.max(up_to);
-        let opened = if world.keeps(Rule::ReadsBelowOpened) {
+        let opened = if world.keeps(Rule::ReadsBelowOpened) || !turn.reads {
             turn.open_to
         } else {
             (now + world.plan.ahead).min(END)
@@ -271,6 +273,9 @@ impl Redis {
     /// The ZRANGEBYSCORE of packs in the turn's MULTI, with its LIMIT.
     fn read_packs(&self, world: &World<'_>, stamps: [u8; PACKS], turn: &Turn) -> (u16, Option<u8>) {
         let (mut records, mut count, mut last) = (0, 0, turn.read_after);
+        if !turn.reads {
+            return (0, None);
+        }
         while count < world.plan.limit {
             // One pack after the other: of two with one score (only without R2) the first is read,
             // and the second is behind the cursor.

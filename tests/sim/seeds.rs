@@ -10,7 +10,7 @@ use crate::run::{Outcome, play, play_holding};
 /// Seeds of a plain test run.
 const SEEDS: u64 = 2_000;
 /// Seeds within which a planted bug must be found.
-const BUG_SEEDS: u64 = 300;
+const BUG_SEEDS: u64 = 1_000;
 
 /// Added to a seed whose faults all hit nothing, which happens to one in ten thousand.
 const SECOND_THROW: u64 = 8_000_000_000;
@@ -122,4 +122,5 @@ planted! {
     a_due_time_rounded_down_is_found: DueRoundedDown,
     an_insert_under_h_is_found: LateInserts,
     a_settle_before_ok_is_found: SettleBeforeOk,
+    a_sweep_that_finds_nothing_is_found: BlindSweep,
 }

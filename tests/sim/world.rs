@@ -202,6 +202,14 @@ impl Wire for World {
     fn reconnect(&self) -> Duration {
         ms(self.below(400))
     }
+
+    fn loses_wake(&self) -> bool {
+        let lost = self.faulty(25);
+        if lost {
+            self.fault("wake lost".to_owned());
+        }
+        lost
+    }
 }
 
 /// One instance's way to the model nsqd.

@@ -262,7 +262,7 @@ pub(super) fn idle(
     let (before, commands_before) = (servers.account()?, commands(&flow)?);
     clock::wait(span);
     let seconds = span.as_secs_f64();
-    let processed = commands(&flow)? - commands_before;
+    let processed = commands(&flow)?.saturating_sub(commands_before);
     flow.figures.insert(
         "redis commands a second, our looks included",
         share(processed, 1) / seconds,

@@ -216,18 +216,23 @@ impl Memory {
     }
 
     /// The next turn. `now` is at least Redis's clock; `hand_out`: nsqd takes messages;
-    /// `room`: bytes that may be read.
+    /// `room`: bytes that may be read; `look`: something earlier than is known may be there.
     pub(super) fn plan(
         &mut self,
         now: UnixMs,
         read_ahead_ms: u64,
         hand_out: bool,
         room: usize,
+        look: bool,
     ) -> Turn {
         debug_assert!(self.asked.is_none());
         let handed = self.handed.unwrap_or_default();
         let read_to = now.plus_ms(read_ahead_ms);
-        let read = self.plan_read(handed, read_to, room);
+        let read = if look || self.reads_now(now) {
+            self.plan_read(handed, read_to, room)
+        } else {
+            None
+        };
         // H may run ahead of what has been read: one ms may hold more than there is room for. Not
         // far, or a long backlog's marks would have to be read at once.
         let reach = match read {
@@ -255,6 +260,7 @@ impl Memory {
         });
         Turn {
             token: self.token.clone(),
+            extend: true,
             settle_to: self.settle_to(),
             finished: std::mem::take(&mut self.finished),
             hand_out_to,
@@ -275,6 +281,7 @@ impl Memory {
         });
         Turn {
             token: self.token.clone(),
+            extend: true,
             settle_to: self.settle_to(),
             finished: std::mem::take(&mut self.finished),
             hand_out_to: UnixMs(0),
@@ -283,6 +290,15 @@ impl Memory {
             read: None,
             marks: None,
         }
+    }
+
+    /// Whether the next turn reads. Not each does: what appears where it has been read announces itself, and looking
+    /// for the pack behind is most of what a turn costs.
+    fn reads_now(&self, now: UnixMs) -> bool {
+        self.wants_read()
+            || now >= self.known_to
+            || self.next_read.is_some_and(|due| due <= now)
+            || self.reading_holds_settle()
     }
 
     fn plan_read(&self, handed: UnixMs, to: UnixMs, room: usize) -> Option<Read> {

@@ -1,7 +1,7 @@
 -- park: in the owner's session, takes messages out of the way: to a later time, to the dead letters, or to
 -- where a paused topic's messages are held.
 -- KEYS[1] due, or held of the topic: zset  pack -> score           KEYS[2] claim  string  token
--- KEYS[3] horizon  hash    handed, opened, watch, below            KEYS[4] ids  hash  id -> entry
+-- KEYS[3] horizon  hash    handed, opened, watch, below, held      KEYS[4] ids  hash  id -> entry
 -- KEYS[5] cancelled  zset  mark -> due          KEYS[6] live       zset    id -> due
 -- KEYS[7] pending  hash    topic -> messages    KEYS[8] dead       hash    id -> dead letter
 -- KEYS[9] bytes    hash    topic -> bytes of bodies in packs       KEYS[10] holds  hash  topic -> packs held
@@ -61,6 +61,7 @@ for at = 6, #ARGV, 8 do
 end
 if to_held then
   redis.call('HINCRBY', KEYS[10], ARGV[11], 1)
+  redis.call('HINCRBY', KEYS[3], 'held', 1)
 elseif not to_dead then
   local due = tonumber(ARGV[4])
   if due <= opened then redis.call('HINCRBY', KEYS[3], 'below', 1) end

@@ -1,6 +1,6 @@
 -- resume: gives one pack of a topic that is no longer paused back to the queue. The bodies come from a read
 -- just before; the entries that it compares are what makes the read still true (R7).
--- KEYS[1] due    zset  pack -> score            KEYS[2] horizon  hash  handed, opened, watch, below
+-- KEYS[1] due    zset  pack -> score            KEYS[2] horizon  hash  handed, opened, watch, below, held
 -- KEYS[3] ids    hash  id -> entry              KEYS[4] live     zset  id -> due
 -- KEYS[5] held   zset  pack -> score            KEYS[6] holds    hash  topic -> packs held
 -- KEYS[7] bytes  hash  topic -> bytes of bodies in packs
@@ -36,6 +36,7 @@ if ARGV[4] ~= '' then
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[5], ARGV[3], ARGV[3])
 if redis.call('HINCRBY', KEYS[6], ARGV[2], -1) <= 0 then redis.call('HDEL', KEYS[6], ARGV[2]) end
+redis.call('HINCRBY', KEYS[2], 'held', -1)
 -- Lua writes the negative of 0 as -0, which Redis does not take for a number.
 if ARGV[7] ~= '0' and redis.call('HINCRBY', KEYS[7], ARGV[2], -ARGV[7]) <= 0 then
   redis.call('HDEL', KEYS[7], ARGV[2])

@@ -1,6 +1,6 @@
--- turn: claim or extend, settle what nsqd confirmed, hand out up to now. Numbers only: but for the
+-- turn: claim or extend, settle what nsqd confirmed, hand out up to now. Numbers and marks only: but for the
 -- pack that the owner waits for next, no body passes through Lua. The packs come from the ZRANGEBYSCORE in
--- the same MULTI, the marks from the one after it (R6).
+-- the same MULTI (R6).
 -- KEYS[1] due        zset    pack -> score
 -- KEYS[2] claim      string  token, PX claim_ttl_ms
 -- KEYS[3] horizon    hash    handed, settled, opened, watch: Unix ms; below: count; no TTL
@@ -8,12 +8,14 @@
 -- KEYS[5] pending    hash    topic -> messages
 -- KEYS[6] bytes      hash    topic -> bytes of bodies in packs
 -- KEYS[7] heads      hash    begin of marks -> what is cancelled of a pack
--- ARGV[1] token            ARGV[2] claim_ttl_ms     ARGV[3] settle_to_ms, 0: nothing to settle
--- ARGV[4] hand_out_to_ms, 0: nothing to hand out    ARGV[5] open_to_ms
--- ARGV[6] idle_until_ms: 0, or release the claim and sleep until the head is due, or until this
--- ARGV[7..] finished packs: score (text), topics, then topics x (topic, messages delivered),
+-- ARGV[1] token            ARGV[2] claim_ttl_ms     ARGV[3] "1": extend the claim
+-- ARGV[4] settle_to_ms, 0: nothing to settle        ARGV[5] hand_out_to_ms, 0: nothing to hand out
+-- ARGV[6] open_to_ms, 0: nothing is read
+-- ARGV[7] idle_until_ms: 0, or release the claim and sleep until the head is due, or until this
+-- ARGV[8] marks after_ms, "": none are read          ARGV[9] marks to_ms
+-- ARGV[10..] finished packs: score (text), topics, then topics x (topic, messages delivered),
 --   topics, then topics x (topic, bytes of bodies)
--- returns {"ok", now_us, handed, settled, opened, below, taken, head_ms, handed_before}
+-- returns {"ok", now_us, handed, settled, below, taken, head_ms, handed_before, marks}
 --         taken "1": the claim was free, so nothing is known; head_ms: of a shard gone idle,
 --         its first pack; otherwise the first beyond open_to; "": none
 --       | {"busy", now_us, ms_left}: somebody else's claim; nothing was written
@@ -34,7 +36,7 @@ if holder and holder ~= ARGV[1] then
 end
 -- %d, not %.0f: exact for what fits a double, and a quarter of its cost.
 local function text(number) return string.format('%d', number) end
-local idle_until, head = tonumber(ARGV[6]), ''
+local idle_until, head = tonumber(ARGV[7]), ''
 local horizon = redis.call('HMGET', KEYS[3], 'handed', 'settled', 'opened', 'below')
 local handed, settled = tonumber(horizon[1] or '0'), tonumber(horizon[2] or '0')
 local opened, below = tonumber(horizon[3] or '0'), horizon[4] or '0'
@@ -42,8 +44,8 @@ local opened, below = tonumber(horizon[3] or '0'), horizon[4] or '0'
 -- settle. The first write is one that frees memory, though it may do nothing: after it Redis lets the
 -- script write also when maxmemory is reached, so that settling keeps working when inserts are refused.
 if idle_until > 0 then redis.call('DEL', KEYS[2]) end
-if tonumber(ARGV[3]) > settled then
-  settled = math.min(tonumber(ARGV[3]), handed)
+if tonumber(ARGV[4]) > settled then
+  settled = math.min(tonumber(ARGV[4]), handed)
   -- A pack that lies there still may begin up to 4095 ms (the longest window) before S. Its marks stay,
   -- so that a successor knows which of its records were delivered.
   local trimmed = text(settled - 4096)
@@ -57,7 +59,7 @@ if tonumber(ARGV[3]) > settled then
 elseif idle_until == 0 then
   redis.call('ZREM', KEYS[4], '')
 end
-local at = 7
+local at = 10
 while ARGV[at] do
   local removed = redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[at], ARGV[at])
   at = at + 1
@@ -76,8 +78,8 @@ end
 
 -- hand out
 local handed_before = text(handed)
-handed = math.max(handed, math.min(tonumber(ARGV[4]), now))
-opened = math.max(opened, tonumber(ARGV[5]))
+handed = math.max(handed, math.min(tonumber(ARGV[5]), now))
+opened = math.max(opened, tonumber(ARGV[6]))
 if idle_until > 0 then
   local first = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
   if first[2] then
@@ -89,12 +91,12 @@ if idle_until > 0 then
   redis.call('HSET', KEYS[3], 'handed', text(handed), 'settled', text(settled), 'opened', text(opened),
     'watch', text(idle_until))
 else
-  local watch
-  local open_to = tonumber(ARGV[5])
+  if ARGV[3] == '1' or not holder then redis.call('SET', KEYS[2], ARGV[1], 'PX', ttl) end
+  local open_to = tonumber(ARGV[6])
   if open_to > 0 then
     -- The owner comes back when the next pack begins, or to renew its claim: an insert before that must
     -- wake it, though it lies beyond what was read and need not be counted.
-    watch = open_to + ttl
+    local watch = open_to + ttl
     local beyond = '(' .. text(open_to * 2048 + 2047)
     local next = redis.call('ZRANGEBYSCORE', KEYS[1], beyond, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
     if next[2] then
@@ -102,13 +104,12 @@ else
       head = text(next_ms)
       watch = math.min(watch, next_ms)
     end
-  end
-  redis.call('SET', KEYS[2], ARGV[1], 'PX', ttl)
-  if watch then
     redis.call('HSET', KEYS[3], 'handed', text(handed), 'settled', text(settled), 'opened', text(opened),
       'watch', text(watch))
   else
-    redis.call('HSET', KEYS[3], 'handed', text(handed), 'settled', text(settled), 'opened', text(opened))
+    redis.call('HSET', KEYS[3], 'handed', text(handed), 'settled', text(settled))
   end
 end
-return {'ok', now_us, text(handed), text(settled), text(opened), below, holder and '0' or '1', head, handed_before}
+local marks = {}
+if ARGV[8] ~= '' then marks = redis.call('ZRANGEBYSCORE', KEYS[4], '(' .. ARGV[8], ARGV[9]) end
+return {'ok', now_us, text(handed), text(settled), below, holder and '0' or '1', head, handed_before, marks}

@@ -1,4 +1,4 @@
-//! The owner's turn: `lua/turn.lua` and the reads in the same MULTI, and how packs and marks are read.
+//! The owner's turn: `lua/turn.lua` and the read in the same MULTI, and how packs and marks are read.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::store::script::{
     Parts, Scripts, TURN, TURN_AND_READ, evalsha, is_aborted, lacks_scripts, millis, misshapen, run,
 };
 
-/// `lua/turn.lua` and the reads after it, if any, in one MULTI.
+/// `lua/turn.lua` and the read after it, if there is one, in one MULTI.
 pub(in crate::store) async fn turn(
     connection: &mut MultiplexedConnection,
     keys: &ShardKeys,
@@ -33,27 +33,21 @@ pub(in crate::store) async fn turn(
         keys.heads(),
     ];
     let script = command(&TURN, &names, claim_ttl, turn);
-    if turn.read.is_none() && turn.marks.is_none() {
+    let Some(read) = turn.read else {
         let mut parts = Parts::of("turn", run(connection, &script).await?)?;
         return reply(&mut parts);
-    }
-    let mut pipeline = Pipeline::with_capacity(3);
+    };
+    let mut pipeline = Pipeline::with_capacity(2);
     pipeline.atomic().add_command(script);
-    if let Some(read) = turn.read {
-        pipeline
-            .cmd("ZRANGEBYSCORE")
-            .arg(keys.due())
-            .arg(format!("({}", read.after.0))
-            .arg(reach(read))
-            .arg("WITHSCORES")
-            .arg("LIMIT")
-            .arg(0)
-            .arg(read.limit);
-    }
-    if let Some(marks) = turn.marks {
-        pipeline.cmd("ZRANGEBYSCORE").arg(keys.cancelled());
-        pipeline.arg(format!("({}", marks.after.0)).arg(marks.to.0);
-    }
+    pipeline
+        .cmd("ZRANGEBYSCORE")
+        .arg(keys.due())
+        .arg(format!("({}", read.after.0))
+        .arg(reach(read))
+        .arg("WITHSCORES")
+        .arg("LIMIT")
+        .arg(0)
+        .arg(read.limit);
     let value = match pipeline.query_async(connection).await {
         Err(error) if lacks_scripts(&error) => {
             Scripts::load(connection).await?;
@@ -62,7 +56,7 @@ pub(in crate::store) async fn turn(
         // Nothing was executed. A server without memory refuses any MULTI.
         Err(error) if is_aborted(&error) => {
             let mut cmd = command(&TURN_AND_READ, &names, claim_ttl, turn);
-            add_reads(&mut cmd, turn);
+            cmd.arg(read.after.0).arg(reach(read)).arg(read.limit);
             run(connection, &cmd).await?
         }
         other => other?,
@@ -71,12 +65,7 @@ pub(in crate::store) async fn turn(
     let mut parts = Parts::of("turn", results.value()?)?;
     let (now_us, mut reply) = reply(&mut parts)?;
     if let TurnReply::Held(held) = &mut reply {
-        if turn.read.is_some() {
-            held.packs = packs(results.value()?)?;
-        }
-        if turn.marks.is_some() {
-            held.marks = marks(results.value()?)?;
-        }
+        held.packs = packs(results.value()?)?;
     }
     Ok((now_us, reply))
 }
@@ -99,10 +88,15 @@ fn command(script: &Script, names: &[String], claim_ttl: Duration, turn: &Turn) 
     let mut cmd = evalsha(script, names);
     cmd.arg(&turn.token.0)
         .arg(millis(claim_ttl))
+        .arg(u8::from(turn.extend))
         .arg(turn.settle_to.0)
         .arg(turn.hand_out_to.0)
         .arg(turn.open_to.0)
         .arg(turn.idle_until.map_or(0, |until| until.0));
+    match turn.marks {
+        Some(marks) => cmd.arg(marks.after.0).arg(marks.to.0),
+        None => cmd.arg("").arg(""),
+    };
     for finished in &turn.finished {
         cmd.arg(finished.score.0);
         for counts in [&finished.delivered, &finished.bytes] {
@@ -120,22 +114,9 @@ fn reach(read: Read) -> u64 {
     Score::new(read.to, Score::PER_MS - 1).0
 }
 
-/// What `lua/read.lua` takes beside the turn.
-fn add_reads(cmd: &mut Cmd, turn: &Turn) {
-    match turn.read {
-        Some(read) => cmd.arg(read.after.0).arg(reach(read)).arg(read.limit),
-        None => cmd.arg("").arg("").arg(""),
-    };
-    match turn.marks {
-        Some(marks) => cmd.arg(marks.after.0).arg(marks.to.0),
-        None => cmd.arg("").arg(""),
-    };
-}
-
 fn held(now_us: u64, parts: &mut Parts) -> Result<Held, RedisError> {
     let handed = UnixMs(parts.number()?);
     let settled = UnixMs(parts.number()?);
-    let _opened = parts.number()?;
     let below = parts.number()?;
     let fresh = parts.word()? == "1";
     let head = parts.word()?;
@@ -148,6 +129,7 @@ fn held(now_us: u64, parts: &mut Parts) -> Result<Held, RedisError> {
         ))
     };
     let handed_before = UnixMs(parts.number()?);
+    let marks = marks(parts.value()?)?;
     let now = UnixMs(now_us / 1_000);
     Ok(Held {
         now,
@@ -158,7 +140,7 @@ fn held(now_us: u64, parts: &mut Parts) -> Result<Held, RedisError> {
         fresh,
         head,
         packs: Vec::new(),
-        marks: Vec::new(),
+        marks,
     })
 }
 

@@ -190,6 +190,7 @@ impl Bench {
     ) -> Result<TurnReply, Error> {
         let mut turn = Turn {
             token: ClaimToken(token.to_owned()),
+            extend: true,
             settle_to: UnixMs(0),
             finished: Vec::new(),
             hand_out_to: UnixMs(0),

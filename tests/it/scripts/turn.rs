@@ -28,8 +28,14 @@ async fn a_claim_is_a_token_with_a_life(server: Redis) {
     let left: u64 = bench.ask("PTTL :claim");
     assert!((1..=CLAIM_TTL_MS).contains(&left));
     let _cut: bool = bench.ask("PEXPIRE :claim 1000");
+    assert!(!bench.turn(|turn| turn.extend = false).await.fresh);
+    assert!(bench.ask::<u64>("PTTL :claim") <= 1_000);
     assert!(!bench.turn(|_turn| {}).await.fresh);
     assert!(bench.ask::<u64>("PTTL :claim") > 1_000);
+    // Free, it is taken also by a turn that would not extend it.
+    let _gone: bool = bench.ask("DEL :claim");
+    assert!(bench.turn(|turn| turn.extend = false).await.fresh);
+    assert_eq!(bench.ask::<String>("GET :claim"), "us");
 }
 
 async fn anothers_claim_is_busy_and_nothing_is_written(server: Redis) {
@@ -184,6 +190,12 @@ async fn marks_are_read_by_their_due_times(server: Redis) {
     };
     let held = bench.turn(|turn| turn.marks = Some(marks)).await;
     assert_eq!(held.marks, places[1..3]);
+    let both = |turn: &mut Turn| {
+        turn.marks = Some(marks);
+        turn.read = Some(everything());
+    };
+    let held = bench.turn(both).await;
+    assert_eq!((held.marks, held.packs.len()), (places[1..3].to_vec(), 0));
 }
 
 async fn an_idle_shard_has_no_claim_and_watches_for_what_comes_before_its_head(server: Redis) {
@@ -251,6 +263,7 @@ async fn a_session_ends_with_its_connection(server: Redis) {
     assert_ne!(next, session);
     let late = Turn {
         token: ClaimToken("us".to_owned()),
+        extend: true,
         settle_to: UnixMs(0),
         finished: Vec::new(),
         hand_out_to: UnixMs::MAX,

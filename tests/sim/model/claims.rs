@@ -12,7 +12,7 @@ use nsqdelayd::message::{TopicName, UnixMs};
 use nsqdelayd::shard::{InstanceId, ShardId, Topology};
 use nsqdelayd::store::{
     ClaimStore, ClaimToken, Error, ErrorKind, Members, NowBounds, Pack, ParkReply, ParkTo, Parked,
-    Record, Session, Turn, TurnReply, Wake,
+    Record, Session, Swept, Turn, TurnReply, Wake,
 };
 use tokio::sync::mpsc;
 
@@ -213,6 +213,16 @@ impl ClaimStore for ModelStore {
         })
     }
 
+    fn sweep(&self, shards: Vec<ShardId>) -> BoxFuture<'_, Result<Vec<Swept>, Error>> {
+        Box::pin(async move {
+            let found = self.link.send(&self.server, Request::Ask, move |server| {
+                let swept = |shard| server.run(shard, |keys, _| keys.sweep(shard));
+                shards.iter().copied().map(swept).collect()
+            });
+            found.await
+        })
+    }
+
     fn trim(&self, shard: ShardId) -> BoxFuture<'_, Result<bool, Error>> {
         Box::pin(async move {
             let window = self.server.settings.dedupe_window_ms;
@@ -258,9 +268,13 @@ impl ClaimStore for ModelStore {
             .insert(self.link.number, listener);
         let link = Arc::clone(&self.link);
         let next = |(mut receiver, link): (mpsc::UnboundedReceiver<Wake>, Arc<super::Link>)| async {
-            let wake = receiver.recv().await;
-            link.gate().await;
-            wake.map(|wake| (wake, (receiver, link)))
+            loop {
+                let wake = receiver.recv().await?;
+                link.gate().await;
+                if link.brings(wake) {
+                    return Some((wake, (receiver, link)));
+                }
+            }
         };
         futures_util::stream::unfold((receiver, link), next).boxed()
     }

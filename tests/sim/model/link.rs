@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nsqdelayd::message::UnixMs;
-use nsqdelayd::store::{Error, ErrorKind, Session};
+use nsqdelayd::store::{Error, ErrorKind, Session, Wake};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
@@ -51,6 +51,8 @@ pub(crate) trait Wire: Send + Sync + fmt::Debug {
     fn fate(&self, request: Request) -> Fate;
     /// How long a connection is away after a failure.
     fn reconnect(&self) -> Duration;
+    /// Whether a published wake does not arrive.
+    fn loses_wake(&self) -> bool;
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -190,6 +192,11 @@ impl Link {
     /// Whether Redis's time is known.
     pub(crate) fn knows_time(&self) -> bool {
         self.reading.lock().unwrap().redis_us > 0
+    }
+
+    /// Whether this piece of news gets through.
+    pub(crate) fn brings(&self, wake: Wake) -> bool {
+        !matches!(wake, Wake::Earlier(..)) || !self.wire.loses_wake()
     }
 
     /// Sends one request. An error says that the outcome is unknown.

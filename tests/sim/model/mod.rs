@@ -43,6 +43,8 @@ pub(crate) enum Bug {
     LateInserts,
     /// A message counts as delivered before nsqd has answered.
     SettleBeforeOk,
+    /// A sweep finds nothing of what was missed.
+    BlindSweep,
 }
 
 /// Redis's clock: µs since the epoch.

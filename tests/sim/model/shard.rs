@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use nsqdelayd::id::{Place, Score};
 use nsqdelayd::message::{TopicName, UnixMs};
-use nsqdelayd::store::{ClaimToken, Held, Pack, ReadMarks, ReadPack, Record, Turn, TurnReply};
+use nsqdelayd::shard::ShardId;
+use nsqdelayd::store::{
+    ClaimToken, Held, Pack, ReadMarks, ReadPack, Record, Swept, Turn, TurnReply,
+};
 
 use super::Bug;
 use super::cancels::Head;
@@ -191,6 +194,19 @@ impl Shard {
         self.watch = self.watch.min(due);
     }
 
+    /// What a sweep finds.
+    pub(super) fn sweep(&self, shard: ShardId) -> Swept {
+        if self.bug == Some(Bug::BlindSweep) {
+            let (watch, held) = (UnixMs::MAX, 0);
+            return Swept { shard, watch, held };
+        }
+        Swept {
+            shard,
+            watch: self.watch,
+            held: self.held.values().map(|packs| packs.len() as u64).sum(),
+        }
+    }
+
     pub(super) fn live_until(&mut self, id: &str, due: UnixMs) {
         let until = self.live.entry(id.to_owned()).or_default();
         *until = due.max(*until);
@@ -281,7 +297,9 @@ impl Shard {
                 let watch = turn.open_to.plus_ms(ttl_ms);
                 self.watch = head.map_or(watch, |head| head.min(watch));
             }
-            self.claim = Some((turn.token.clone(), now.plus_ms(ttl_ms)));
+            if turn.extend || self.claim.is_none() {
+                self.claim = Some((turn.token.clone(), now.plus_ms(ttl_ms)));
+            }
         }
         TurnReply::Held(Held {
             now,

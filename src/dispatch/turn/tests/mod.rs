@@ -91,10 +91,17 @@ impl Shard {
         self.opened = self.opened.max(turn.open_to);
         let fresh = !self.claimed;
         self.claimed = turn.idle_until.is_none();
-        let first = self.packs.keys().next().map(|score| score.due());
-        let head = turn.idle_until.and(first);
-        if let Some(until) = turn.idle_until {
-            self.watch = head.map_or(until, |head| head.min(until));
+        let beyond = if turn.idle_until.is_some() {
+            UnixMs(0)
+        } else {
+            turn.open_to
+        };
+        let mut dues = self.packs.keys().map(|score| score.due());
+        let mut head = dues.find(|due| *due > beyond);
+        match turn.idle_until {
+            Some(until) => self.watch = head.map_or(until, |head| head.min(until)),
+            None if turn.read.is_some() => self.watch = head.unwrap_or(UnixMs::MAX),
+            None => head = None,
         }
         let packs = turn.read.map_or_else(Vec::new, |read| self.read(read));
         let marks = turn.marks.map_or_else(Vec::new, |read| {
@@ -170,7 +177,7 @@ fn memory(head: u64) -> Memory {
 /// One turn with room and an nsqd: what is to be sent.
 #[track_caller]
 fn turn(memory: &mut Memory, shard: &mut Shard) -> Vec<Key> {
-    let turn = memory.plan(UnixMs(shard.now), AHEAD_MS, true, ROOM);
+    let turn = memory.plan(UnixMs(shard.now), AHEAD_MS, true, ROOM, true);
     match memory.reply(shard.turn(&turn)) {
         Reply::Send(to_send) => to_send.into_iter().map(|message| message.key).collect(),
         Reply::Stale => panic!("stale"),
@@ -225,7 +232,7 @@ fn an_insert_below_is_read_from_the_previous_horizon_and_holds_the_settled() {
     assert_eq!(shard.below, 1);
     // This turn reads from the cursor, beyond the new pack, and learns that there is one.
     shard.now = 1_050;
-    let planned = memory.plan(UnixMs(shard.now), AHEAD_MS, true, ROOM);
+    let planned = memory.plan(UnixMs(shard.now), AHEAD_MS, true, ROOM, true);
     assert!(planned.read.unwrap().after >= late.place.score);
     let Reply::Send(sent) = memory.reply(shard.turn(&planned)) else {
         panic!("stale");
@@ -234,7 +241,7 @@ fn an_insert_below_is_read_from_the_previous_horizon_and_holds_the_settled() {
     assert_eq!(sent, [late]);
     memory.delivered(late);
 
-    let again = memory.plan(UnixMs(shard.now), AHEAD_MS, true, ROOM);
+    let again = memory.plan(UnixMs(shard.now), AHEAD_MS, true, ROOM, true);
     assert_eq!(
         again.read.unwrap().after,
         Score::new(handed, Score::PER_MS - 1)
@@ -256,12 +263,12 @@ fn a_read_that_was_full_bounds_the_settled() {
     let first = shard.insert(0, &[1_000])[0];
     let second = shard.insert(0, &[1_001])[0];
     shard.now = 1_010;
-    let narrow = memory.plan(UnixMs(shard.now), AHEAD_MS, true, 1);
+    let narrow = memory.plan(UnixMs(shard.now), AHEAD_MS, true, 1, true);
     assert_eq!(narrow.read.unwrap().limit, 1);
     assert!(matches!(memory.reply(shard.turn(&narrow)), Reply::Send(sent) if sent.len() == 1));
     memory.delivered(first);
     assert!(memory.wants_read());
-    let next = memory.plan(UnixMs(shard.now), AHEAD_MS, true, ROOM);
+    let next = memory.plan(UnixMs(shard.now), AHEAD_MS, true, ROOM, true);
     assert!(next.settle_to < second.due);
     assert!(matches!(memory.reply(shard.turn(&next)), Reply::Send(sent) if sent[0].key == second));
 }
@@ -273,11 +280,11 @@ fn reading_again_does_not_pass_what_a_full_read_has_left() {
     let first = shard.insert(0, &[1_001])[0];
     let second = shard.insert(0, &[1_002])[0];
     shard.now = 1_002;
-    let full = memory.plan(UnixMs(1_002), AHEAD_MS, true, 0);
+    let full = memory.plan(UnixMs(1_002), AHEAD_MS, true, 0, true);
     assert!(matches!(memory.reply(shard.turn(&full)), Reply::Send(sent) if sent[0].key == first));
     assert_eq!(shard.handed, second.due);
     shard.insert(0, &[1_003]);
-    let blind = memory.plan(UnixMs(1_002), AHEAD_MS, false, 0);
+    let blind = memory.plan(UnixMs(1_002), AHEAD_MS, false, 0, true);
     assert_eq!(blind.read, None);
     assert!(matches!(memory.reply(shard.turn(&blind)), Reply::Send(sent) if sent.is_empty()));
     assert_eq!(turn(&mut memory, &mut shard), [second]);
@@ -289,14 +296,14 @@ fn a_claim_found_free_in_mid_session_ends_it() {
     let (mut shard, mut memory) = (Shard::at(1_000), memory(1_000));
     turn(&mut memory, &mut shard);
     shard.claimed = false;
-    let lapsed = memory.plan(UnixMs(1_000), AHEAD_MS, true, ROOM);
+    let lapsed = memory.plan(UnixMs(1_000), AHEAD_MS, true, ROOM, true);
     assert!(matches!(memory.reply(shard.turn(&lapsed)), Reply::Stale));
 }
 
 #[test]
 fn a_reply_that_was_not_asked_for_is_stale() {
     let (mut shard, mut memory) = (Shard::at(1_000), memory(1_000));
-    let turn = memory.plan(UnixMs(1_000), AHEAD_MS, true, ROOM);
+    let turn = memory.plan(UnixMs(1_000), AHEAD_MS, true, ROOM, true);
     assert!(matches!(memory.reply(shard.turn(&turn)), Reply::Send(_)));
     assert!(matches!(memory.reply(shard.turn(&turn)), Reply::Stale));
 }
@@ -345,7 +352,7 @@ fn what_an_earlier_owner_may_have_sent_is_sent_as_such() {
     shard.handed = UnixMs(1_005);
     shard.now = 1_010;
     let mut memory = memory(1_000);
-    let planned = memory.plan(UnixMs(shard.now), AHEAD_MS, true, ROOM);
+    let planned = memory.plan(UnixMs(shard.now), AHEAD_MS, true, ROOM, true);
     let Reply::Send(sent) = memory.reply(shard.turn(&planned)) else {
         panic!("stale");
     };
@@ -383,7 +390,7 @@ fn a_finished_pack_counts_what_was_delivered_by_topic() {
     for key in &keys[..3] {
         memory.delivered(*key);
     }
-    let last = memory.plan(UnixMs(shard.now), AHEAD_MS, true, ROOM);
+    let last = memory.plan(UnixMs(shard.now), AHEAD_MS, true, ROOM, true);
     let delivered = vec![(topic("a"), 2), (topic("b"), 1)];
     let bytes = vec![(topic("a"), 3), (topic("b"), 1)];
     let finished = Finished {
@@ -412,10 +419,10 @@ fn what_a_session_before_has_settled_is_only_counted() {
 fn without_room_nothing_more_is_read_but_an_empty_memory_reads() {
     let (mut shard, mut memory) = (Shard::at(1_000), memory(1_000));
     shard.insert(0, &[1_010]);
-    let first = memory.plan(UnixMs(1_000), AHEAD_MS, true, 0);
+    let first = memory.plan(UnixMs(1_000), AHEAD_MS, true, 0, true);
     assert_eq!(first.read.unwrap().limit, 1);
     assert!(matches!(memory.reply(shard.turn(&first)), Reply::Send(_)));
-    let second = memory.plan(UnixMs(1_000), AHEAD_MS, true, 0);
+    let second = memory.plan(UnixMs(1_000), AHEAD_MS, true, 0, true);
     assert_eq!((second.read, second.open_to), (None, UnixMs(0)));
 }
 
@@ -424,7 +431,7 @@ fn without_an_nsqd_the_horizon_stays() {
     let (mut shard, mut memory) = (Shard::at(1_000), memory(1_000));
     shard.insert(0, &[1_010]);
     shard.now = 1_020;
-    let held_back = memory.plan(UnixMs(1_020), AHEAD_MS, false, ROOM);
+    let held_back = memory.plan(UnixMs(1_020), AHEAD_MS, false, ROOM, true);
     assert!(matches!(memory.reply(shard.turn(&held_back)), Reply::Send(sent) if sent.is_empty()));
     assert_eq!(shard.handed, UnixMs(0));
     assert_eq!(turn(&mut memory, &mut shard).len(), 1);
@@ -439,4 +446,31 @@ fn a_message_that_may_have_been_sent_is_remembered_as_such() {
     assert!(!memory.record(key).unwrap().0.maybe);
     memory.maybe_sent(key);
     assert!(memory.record(key).unwrap().0.maybe);
+}
+
+#[test]
+fn a_turn_reads_when_what_was_read_is_over_or_something_says_so() {
+    let reads = |memory: &mut Memory, shard: &mut Shard, look| {
+        let turn = memory.plan(UnixMs(shard.now), AHEAD_MS, true, ROOM, look);
+        assert!(matches!(memory.reply(shard.turn(&turn)), Reply::Send(_)));
+        turn.read.is_some()
+    };
+    let (mut shard, mut memory) = (Shard::at(1_000), memory(1_000));
+    for due in [1_010, 1_020, 1_030, 1_070] {
+        shard.insert(0, &[due]);
+    }
+    assert!(
+        reads(&mut memory, &mut shard, false),
+        "nothing is known yet"
+    );
+    shard.now = 1_020;
+    assert!(!reads(&mut memory, &mut shard, false));
+    assert_eq!(shard.handed, UnixMs(1_020));
+    assert!(reads(&mut memory, &mut shard, true), "something came");
+    shard.insert(0, &[1_025]);
+    shard.now = 1_022;
+    assert!(!reads(&mut memory, &mut shard, false), "it learns of it");
+    assert!(reads(&mut memory, &mut shard, false), "and reads again");
+    shard.now = 1_072;
+    assert!(reads(&mut memory, &mut shard, false), "the read is over");
 }

@@ -55,6 +55,8 @@ struct World {
     cancelled: HashSet<Key>,
     delivered: BTreeMap<Key, usize>,
     on_their_way: Vec<Key>,
+    /// The owner has been woken since it last read.
+    hint: bool,
     /// Those sent in this session.
     sent: HashSet<Key>,
     crashes: usize,
@@ -70,6 +72,7 @@ impl World {
             cancelled: HashSet::new(),
             delivered: BTreeMap::new(),
             on_their_way: Vec::new(),
+            hint: false,
             sent: HashSet::new(),
             crashes: 0,
         }
@@ -124,6 +127,7 @@ impl World {
         self.stored.extend(self.shard.insert(k, &dues));
         if wakes {
             self.head = self.head.min(UnixMs(first));
+            self.hint = true;
         }
     }
 
@@ -131,12 +135,15 @@ impl World {
         if self.memory.is_none() && self.head.0 <= self.shard.now {
             self.memory = Some(memory(self.head.0));
             self.sent.clear();
+            self.hint = false;
         }
         let Some(memory) = &mut self.memory else {
             return;
         };
         // An instance's estimate is an upper bound.
-        let turn = memory.plan(UnixMs(self.shard.now + 2), AHEAD_MS, hands_out, room);
+        let now = UnixMs(self.shard.now + 2);
+        let turn = memory.plan(now, AHEAD_MS, hands_out, room, self.hint);
+        self.hint &= turn.read.is_none();
         let Reply::Send(to_send) = memory.reply(self.shard.turn(&turn)) else {
             panic!("stale without a reason");
         };
