@@ -7,8 +7,8 @@
 //! - R4: S stays below the first unread pack and below the first message that is not done.
 //! - R5: one memory belongs to one claim. A claim found free in mid-session ends it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -100,7 +100,7 @@ pub(super) struct Memory {
     /// Records that are not done.
     open: BTreeMap<Key, Arc<Record>>,
     /// Those of `open` that are not handed out yet.
-    waiting: BTreeSet<Key>,
+    waiting: BinaryHeap<Reverse<Key>>,
     marks: HashSet<Place>,
     /// Marks of what is due at or before are all known, and no more can come.
     marks_to: UnixMs,
@@ -134,7 +134,7 @@ impl Memory {
             reread_from: None,
             packs: BTreeMap::new(),
             open: BTreeMap::new(),
-            waiting: BTreeSet::new(),
+            waiting: BinaryHeap::new(),
             marks: HashSet::new(),
             marks_to: UnixMs(0),
             now: UnixMs(0),
@@ -175,7 +175,7 @@ impl Memory {
 
     /// When the first message is due that is not handed out yet.
     pub(super) fn next_due(&self) -> Option<UnixMs> {
-        self.waiting.first().map(|key| key.due)
+        self.waiting.peek().map(|Reverse(key)| key.due)
     }
 
     /// When the first pack begins that has not been read.
@@ -456,7 +456,7 @@ impl Memory {
             };
             held.open += 1;
             self.open.insert(key, Arc::new(record));
-            self.waiting.insert(key);
+            self.waiting.push(Reverse(key));
         }
         if held.open == 0 {
             self.finished.push(Finished {
@@ -491,10 +491,10 @@ impl Memory {
             .min(self.now)
             .min(self.marks_to);
         let mut to_send = Vec::new();
-        while let Some(key) = self.waiting.first().copied()
+        while let Some(Reverse(key)) = self.waiting.peek().copied()
             && key.due <= handed
         {
-            self.waiting.remove(&key);
+            self.waiting.pop();
             if self.marks.contains(&key.place) {
                 self.close(key, false);
             } else if let Some(record) = self.open.get_mut(&key) {
@@ -543,7 +543,6 @@ impl Memory {
         let Some(record) = self.open.remove(&key) else {
             return;
         };
-        self.waiting.remove(&key);
         if key.due > self.settled {
             *self.done_above.entry(key.due).or_default() += 1;
             self.done_above_count += 1;

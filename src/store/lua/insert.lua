@@ -64,13 +64,13 @@ if refused then
   return {'refused', now_us, string.format('%d', math.max(now, handed)), verdicts}
 end
 
-local earliest
+local earliest, more = nil, {[5] = {}, [6] = {}}
 for _, pack in ipairs(packs) do
   if not pack.done then
     redis.call('ZADD', KEYS[1], pack.score, pack.value)
     for _, topic in ipairs(pack.topics) do
-      redis.call('HINCRBY', KEYS[5], topic[1], topic[2])
-      redis.call('HINCRBY', KEYS[6], topic[1], topic[3])
+      more[5][topic[1]] = (more[5][topic[1]] or 0) + tonumber(topic[2])
+      more[6][topic[1]] = (more[6][topic[1]] or 0) + tonumber(topic[3])
     end
     for _, id in ipairs(pack.ids) do
       redis.call('HSET', KEYS[3], id[1], id[2])
@@ -79,6 +79,9 @@ for _, pack in ipairs(packs) do
     if pack.due <= opened then redis.call('HINCRBY', KEYS[2], 'below', 1) end
     earliest = math.min(earliest or pack.due, pack.due)
   end
+end
+for key, topics in pairs(more) do
+  for topic, count in pairs(topics) do redis.call('HINCRBY', KEYS[key], topic, string.format('%d', count)) end
 end
 if earliest and (earliest <= opened or earliest < watch) then
   local text = string.format('%d', earliest)

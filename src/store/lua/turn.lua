@@ -59,19 +59,24 @@ if tonumber(ARGV[4]) > settled then
 elseif idle_until == 0 then
   redis.call('ZREM', KEYS[4], '')
 end
-local at = 10
+local at, less = 10, {[5] = {}, [6] = {}}
 while ARGV[at] do
   local removed = redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[at], ARGV[at])
   at = at + 1
-  for count = 5, 6 do
+  for key = 5, 6 do
     at = at + 1
     for _ = 1, tonumber(ARGV[at - 1]) do
-      -- Counted where the bytes go, once, whoever removes them. Lua writes the negative of 0 as -0, which
-      -- Redis does not take for a number.
-      if removed == 1 and ARGV[at + 1] ~= '0' and redis.call('HINCRBY', KEYS[count], ARGV[at], -ARGV[at + 1]) <= 0 then
-        redis.call('HDEL', KEYS[count], ARGV[at])
-      end
+      -- Counted where the bytes go, once, whoever removes them.
+      if removed == 1 then less[key][ARGV[at]] = (less[key][ARGV[at]] or 0) + tonumber(ARGV[at + 1]) end
       at = at + 2
+    end
+  end
+end
+for key, topics in pairs(less) do
+  for topic, count in pairs(topics) do
+    -- Lua writes the negative of 0 as -0, which Redis does not take for a number.
+    if count > 0 and redis.call('HINCRBY', KEYS[key], topic, text(-count)) <= 0 then
+      redis.call('HDEL', KEYS[key], topic)
     end
   end
 end
