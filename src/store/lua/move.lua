@@ -50,8 +50,5 @@ if not held and not head and ARGV[7] == '1' and math.floor(tonumber(ARGV[4]) / 2
   redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[4], ARGV[4])
   redis.call('HINCRBY', KEYS[6], ARGV[12], -ARGV[13])
 end
-if new_due <= opened then redis.call('HINCRBY', KEYS[2], 'below', 1) end
-local watch = tonumber(horizon[5] or '0')
-if new_due < watch then redis.call('HSET', KEYS[2], 'watch', ARGV[9]) end
-if new_due <= opened or new_due < watch then redis.call('PUBLISH', ARGV[1], ARGV[9]) end
+appear(KEYS[2], {horizon[3], horizon[5]}, ARGV[1], ARGV[9])
 return {'ok', now_us}

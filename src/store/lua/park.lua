@@ -21,7 +21,7 @@ if redis.call('GET', KEYS[2]) ~= ARGV[2] then return {'fenced', now_us} end
 -- maxmemory is reached, so that parking keeps working when inserts are refused.
 redis.call('ZREM', KEYS[5], '')
 local horizon = redis.call('HMGET', KEYS[3], 'handed', 'opened', 'watch')
-local handed, opened = tonumber(horizon[1] or '0'), tonumber(horizon[2] or '0')
+local handed = tonumber(horizon[1] or '0')
 local limit = string.format('%.0f', math.max(now, handed))
 local to_dead, to_held = ARGV[3] == '', ARGV[4] == 'held'
 
@@ -63,10 +63,6 @@ if to_held then
   redis.call('HINCRBY', KEYS[10], ARGV[11], 1)
   redis.call('HINCRBY', KEYS[3], 'held', 1)
 elseif not to_dead then
-  local due = tonumber(ARGV[4])
-  if due <= opened then redis.call('HINCRBY', KEYS[3], 'below', 1) end
-  local watch = tonumber(horizon[3] or '0')
-  if due < watch then redis.call('HSET', KEYS[3], 'watch', ARGV[4]) end
-  if due <= opened or due < watch then redis.call('PUBLISH', ARGV[1], ARGV[4]) end
+  appear(KEYS[3], {horizon[2], horizon[3]}, ARGV[1], ARGV[4])
 end
 return {'ok', now_us}

@@ -12,7 +12,7 @@ local time = redis.call('TIME')
 local now_us = string.format('%.0f', time[1] * 1000000 + time[2])
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local horizon = redis.call('HMGET', KEYS[2], 'handed', 'opened', 'watch')
-local handed, opened = tonumber(horizon[1] or '0'), tonumber(horizon[2] or '0')
+local handed = tonumber(horizon[1] or '0')
 local limit = string.format('%.0f', math.max(now, handed))
 if redis.call('HGET', KEYS[7], ARGV[2]) ~= ARGV[3] then return {'gone', now_us} end
 
@@ -34,8 +34,5 @@ redis.call('ZADD', KEYS[4], 'GT', due, ARGV[2])
 redis.call('HDEL', KEYS[7], ARGV[2])
 redis.call('HINCRBY', KEYS[6], ARGV[8], 1)
 redis.call('HINCRBY', KEYS[8], ARGV[8], ARGV[9])
-if due <= opened then redis.call('HINCRBY', KEYS[2], 'below', 1) end
-local watch = tonumber(horizon[3] or '0')
-if due < watch then redis.call('HSET', KEYS[2], 'watch', ARGV[5]) end
-if due <= opened or due < watch then redis.call('PUBLISH', ARGV[1], ARGV[5]) end
+appear(KEYS[2], {horizon[2], horizon[3]}, ARGV[1], ARGV[5])
 return {'ok', now_us}

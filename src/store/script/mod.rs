@@ -36,15 +36,19 @@ static TURN_AND_READ: LazyLock<Script> = LazyLock::new(|| {
     Script::new(&format!("local function turn()\n{turn}end\n{read}"))
 });
 static CANCEL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/cancel.lua")));
-static MOVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/move.lua")));
-static PARK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/park.lua")));
-static REQUEUE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("../lua/requeue.lua")));
-static RESUME: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/resume.lua")));
+static MOVE: LazyLock<Script> = LazyLock::new(|| storing(include_str!("../lua/move.lua")));
+static PARK: LazyLock<Script> = LazyLock::new(|| storing(include_str!("../lua/park.lua")));
+static REQUEUE: LazyLock<Script> = LazyLock::new(|| storing(include_str!("../lua/requeue.lua")));
+static RESUME: LazyLock<Script> = LazyLock::new(|| storing(include_str!("../lua/resume.lua")));
 static TRIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/trim.lua")));
 static READS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/reads.lua")));
 static MEMBERS: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../lua/members.lua")));
+
+/// A script that moves something into the queue.
+fn storing(script: &str) -> Script {
+    Script::new(&format!("{}{script}", include_str!("../lua/appear.lua")))
+}
 
 /// All scripts, to be loaded into a new connection's server.
 #[derive(Debug)]

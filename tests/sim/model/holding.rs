@@ -93,8 +93,7 @@ impl Shard {
                 self.ids.insert(id.clone(), *new);
                 self.live_until(id, due);
             }
-            self.count_below(due);
-            self.wake(due);
+            self.appear(due);
         }
         self.count_bytes(&old, -1);
         let packs = self.held.get_mut(topic).unwrap();

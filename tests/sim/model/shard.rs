@@ -179,15 +179,21 @@ impl Shard {
         }
     }
 
+    /// `appear.lua`
+    pub(super) fn appear(&mut self, due: UnixMs) {
+        self.count_below(due);
+        self.wake(due);
+    }
+
     /// R3: what appears at or below `opened` is counted.
-    pub(super) fn count_below(&mut self, due: UnixMs) {
+    fn count_below(&mut self, due: UnixMs) {
         if due <= self.opened && self.bug != Some(Bug::BelowNotCounted) {
             self.below += 1;
         }
     }
 
     /// What appears at or below `opened`, or before `watch`, is published.
-    pub(super) fn wake(&mut self, due: UnixMs) {
+    fn wake(&mut self, due: UnixMs) {
         if due <= self.opened || due < self.watch {
             self.published.push(due);
         }
@@ -417,8 +423,7 @@ impl Shard {
         if !held && !others && change.from_records == 1 && change.from.score.due() > self.opened {
             self.remove(change.from.score);
         }
-        self.count_below(new_due);
-        self.wake(new_due);
+        self.appear(new_due);
         PlaceReply::Ok
     }
 
@@ -492,8 +497,7 @@ impl Shard {
         if let Some(pack) = pack
             && held.is_none()
         {
-            self.count_below(pack.score.due());
-            self.wake(pack.score.due());
+            self.appear(pack.score.due());
         }
         PlaceReply::Ok
     }
@@ -532,8 +536,7 @@ impl Shard {
         self.live_until(id, due);
         self.dead.remove(id);
         self.count(&read.record.topic, 1);
-        self.count_below(due);
-        self.wake(due);
+        self.appear(due);
         PlaceReply::Ok
     }
 
