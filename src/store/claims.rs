@@ -83,14 +83,16 @@ impl ClaimStore for RedisStore {
                 let key = self.core.keys.shard(*shard).horizon();
                 pipeline.cmd("HMGET").arg(key).arg("watch").arg("held");
             }
-            let found: Vec<[Option<u64>; 2]> = pipeline
+            let found: Vec<[Option<i64>; 2]> = pipeline
                 .query_async(&mut link.connection)
                 .await
                 .map_err(|error| lookup::asked(&self.core, &link, error))?;
-            let swept = |(shard, [watch, held]): (ShardId, [Option<u64>; 2])| Swept {
+            // Below 0 if what is held is older than its count.
+            let whole = |number: Option<i64>| number.unwrap_or(0).max(0).unsigned_abs();
+            let swept = |(shard, [watch, held])| Swept {
                 shard,
-                watch: UnixMs(watch.unwrap_or_default()),
-                held: held.unwrap_or_default(),
+                watch: UnixMs(whole(watch)),
+                held: whole(held),
             };
             Ok(shards.into_iter().zip(found).map(swept).collect())
         })
