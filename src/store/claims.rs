@@ -89,7 +89,7 @@ impl ClaimStore for RedisStore {
                 .map_err(|error| lookup::asked(&self.core, &link, error))?;
             // Below 0 if what is held is older than its count.
             let whole = |number: Option<i64>| number.unwrap_or(0).max(0).unsigned_abs();
-            let swept = |(shard, [watch, held])| Swept {
+            let swept = |(shard, [watch, held]): (ShardId, [Option<i64>; 2])| Swept {
                 shard,
                 watch: UnixMs(whole(watch)),
                 held: whole(held),
