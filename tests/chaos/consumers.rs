@@ -37,9 +37,11 @@ impl Consumer {
 
     fn consume(&self) -> std::io::Result<()> {
         let mut nsqd = Producer::try_connect(&self.address)?;
-        // Heartbeats each second wake this thread often enough to see that it is to stop.
+        // Heartbeats each second wake this thread often enough to see that it is to stop. An nsqd that stood
+        // still for longer than two of them ends this connection when it wakes, and keeps what it was
+        // about to send here until `msg_timeout`: that must be over well before the time allowed to drain is.
         nsqd.send(&identify(
-            r#"{"output_buffer_size":-1,"output_buffer_timeout":-1,"msg_timeout":600000,"heartbeat_interval":1000}"#,
+            r#"{"output_buffer_size":-1,"output_buffer_timeout":-1,"msg_timeout":10000,"heartbeat_interval":1000}"#,
         ))?;
         nsqd.read()?;
         nsqd.send(format!("SUB {} chaos\n", self.topic).as_bytes())?;
