@@ -191,9 +191,9 @@ local function cancel(id, score, position, due, mark)
   local unopened = floor(tonumber(score) / 2048) > opened
   if stored > 1 then
     head = sub(head, 1, 4) .. u16_text(left) .. sub(head, 7, 6 + position) .. char(GONE) .. sub(head, 8 + position)
-    -- By halves: all rewrites of a pack together cost no more than storing it did. Beyond 16 another cancel will
-    -- do it: no call may take long.
-    if unopened and (lying - left) * 2 >= lying and rewrites < 16 then
+    -- Each rewrite leaves a third or less, so all of a pack together copy half of what storing it did. Beyond 16
+    -- another cancel will do it: no call may take long.
+    if unopened and (lying - left) * 3 >= lying * 2 and rewrites < 16 then
       rewrites = rewrites + 1
       head = compact(score, prefix, position, head)
     end

@@ -93,7 +93,7 @@ impl Shard {
         head.cancelled[usize::from(place.position)] = true;
     }
 
-    /// What is cancelled leaves its pack once that is half of it, and takes its mark along, but for the one that was
+    /// What is cancelled leaves its pack once that is two thirds of it, and takes its mark along, but for the one that was
     /// set last. The last record stays without its body.
     fn compact(&mut self, place: Place) {
         let (Some(head), Some(packs)) = (
@@ -102,7 +102,7 @@ impl Shard {
         ) else {
             return;
         };
-        if (head.lying - head.left) * 2 < head.lying {
+        if (head.lying - head.left) * 3 < head.lying * 2 {
             return;
         }
         let mut packs = packs.clone();
