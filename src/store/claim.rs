@@ -32,10 +32,19 @@ impl fmt::Debug for ClaimToken {
 pub struct Finished {
     /// Its address.
     pub score: Score,
-    /// How many of its records nsqd has taken, by topic.
-    pub delivered: Vec<(TopicName, u64)>,
-    /// The bytes of all its bodies, by topic.
-    pub bytes: Vec<(TopicName, u64)>,
+    /// What it held, each topic once.
+    pub topics: Vec<TopicShare>,
+}
+
+/// What of one topic was in a finished pack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicShare {
+    /// The topic.
+    pub topic: TopicName,
+    /// How many records nsqd has taken.
+    pub delivered: u64,
+    /// The bytes of all bodies.
+    pub bytes: u64,
 }
 
 /// Which packs to read: in order of score.

@@ -32,7 +32,7 @@ mod writer;
 pub use checks::StartError;
 pub use claim::{
     ClaimStore, ClaimToken, Finished, Held, Members, NowBounds, PARK_MAX, ParkReply, ParkTo,
-    Parked, Read, ReadMarks, ReadPack, Session, Swept, Turn, TurnReply, Wake,
+    Parked, Read, ReadMarks, ReadPack, Session, Swept, TopicShare, Turn, TurnReply, Wake,
 };
 pub use examine::examine;
 pub use pack::{BadPack, Pack, Record};

@@ -25,7 +25,7 @@ use nsqdelayd::monotonic::boottime;
 use nsqdelayd::shard::ShardId;
 use nsqdelayd::store::{
     ClaimStore, ClaimToken, Config, Finished, Held, Pack, ParkTo, Parked, Query, Read, ReadMarks,
-    ReadPack, RedisStore, ScheduleStore, Turn, TurnReply,
+    ReadPack, Record, RedisStore, ScheduleStore, TopicShare, Turn, TurnReply,
 };
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -100,21 +100,18 @@ impl Side {
         let finished = self.owner.packs.iter().filter(|((of, _), pack)| {
             asked.settle && *of == shard && pack.records.iter().all(|r| r.due <= settled)
         });
-        let count = |pack: &Pack| {
-            let mut delivered: BTreeMap<TopicName, u64> = BTreeMap::new();
-            for record in &pack.records {
-                let (score, nonce) = (pack.score, pack.nonce);
-                let place = Place {
-                    score,
-                    nonce,
-                    position: record.position,
-                };
-                let elsewhere = [&self.owner.marks, &self.owner.done];
-                if !elsewhere.iter().any(|set| set.contains(&(shard, place))) {
-                    *delivered.entry(record.topic.clone()).or_default() += 1;
-                }
+        let of_record = |pack: &Pack, record: &Record| {
+            let place = Place {
+                score: pack.score,
+                nonce: pack.nonce,
+                position: record.position,
+            };
+            let elsewhere = [&self.owner.marks, &self.owner.done];
+            TopicShare {
+                topic: record.topic.clone(),
+                delivered: u64::from(!elsewhere.iter().any(|set| set.contains(&(shard, place)))),
+                bytes: record.body.len() as u64,
             }
-            delivered.into_iter().collect()
         };
         let to = asked.hand_out_to.max(asked.open_to);
         Turn {
@@ -124,8 +121,7 @@ impl Side {
             finished: finished
                 .map(|((_, score), pack)| Finished {
                     score: *score,
-                    delivered: count(pack),
-                    bytes: calm::bytes_of(pack),
+                    topics: pack.records.iter().map(|r| of_record(pack, r)).collect(),
                 })
                 .collect(),
             hand_out_to: asked.hand_out_to,

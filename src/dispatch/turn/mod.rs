@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 use crate::id::{Place, Score};
 use crate::message::{TopicName, UnixMs};
-use crate::store::{ClaimToken, Finished, Held, Pack, Read, ReadMarks, ReadPack, Record, Turn};
+use crate::store::{
+    ClaimToken, Finished, Held, Pack, Read, ReadMarks, ReadPack, Record, TopicShare, Turn,
+};
 
 /// How far H may go beyond what has been read, in ms of due time: bounds the marks of one turn.
 const STEP_MS: u64 = 1_000;
@@ -53,8 +55,7 @@ struct OpenPack {
     stored: u16,
     open: usize,
     bytes: usize,
-    delivered: Vec<(TopicName, u64)>,
-    body_bytes: Vec<(TopicName, u64)>,
+    topics: Vec<TopicShare>,
 }
 
 /// What the turn in progress was asked.
@@ -429,25 +430,20 @@ impl Memory {
             stored: pack.stored,
             open: 0,
             bytes: cost(&pack),
-            delivered: Vec::new(),
-            body_bytes: Vec::new(),
+            topics: Vec::new(),
         };
         for record in pack.records {
-            count_by_topic(
-                &mut held.body_bytes,
-                &record.topic,
-                record.body.len() as u64,
-            );
             let place = Place {
                 score: pack.score,
                 nonce: pack.nonce,
                 position: record.position,
             };
-            if record.due <= self.settled {
-                // Done in an earlier session; its mark, if any, is still there (trimmed later than S).
-                if !self.marks.contains(&place) {
-                    count_by_topic(&mut held.delivered, &record.topic, 1);
-                }
+            // Done in an earlier session; its mark, if any, is still there (trimmed later than S).
+            let is_done = record.due <= self.settled;
+            let delivered = u64::from(is_done && !self.marks.contains(&place));
+            let bytes = record.body.len() as u64;
+            count(&mut held.topics, &record.topic, delivered, bytes);
+            if is_done {
                 continue;
             }
             let key = Key {
@@ -461,8 +457,7 @@ impl Memory {
         if held.open == 0 {
             self.finished.push(Finished {
                 score: pack.score,
-                delivered: held.delivered,
-                bytes: held.body_bytes,
+                topics: held.topics,
             });
         } else {
             self.open_bytes += held.bytes;
@@ -552,7 +547,7 @@ impl Memory {
             return;
         };
         if delivered {
-            count_by_topic(&mut pack.delivered, &record.topic, 1);
+            count(&mut pack.topics, &record.topic, 1, 0);
         }
         pack.open -= 1;
         if pack.open == 0
@@ -561,8 +556,7 @@ impl Memory {
             self.open_bytes -= pack.bytes;
             self.finished.push(Finished {
                 score,
-                delivered: pack.delivered,
-                bytes: pack.body_bytes,
+                topics: pack.topics,
             });
         }
     }
@@ -573,10 +567,16 @@ fn cost(pack: &Pack) -> usize {
     pack.len + pack.records.len() * RECORD_OVERHEAD
 }
 
-fn count_by_topic(counts: &mut Vec<(TopicName, u64)>, topic: &TopicName, more: u64) {
-    match counts.iter_mut().find(|(name, _)| name == topic) {
-        Some((_, count)) => *count += more,
-        None => counts.push((topic.clone(), more)),
+fn count(topics: &mut Vec<TopicShare>, topic: &TopicName, delivered: u64, bytes: u64) {
+    if let Some(share) = topics.iter_mut().find(|share| share.topic == *topic) {
+        share.delivered += delivered;
+        share.bytes += bytes;
+    } else {
+        topics.push(TopicShare {
+            topic: topic.clone(),
+            delivered,
+            bytes,
+        });
     }
 }
 

@@ -22,66 +22,71 @@ if horizon[3] then return {'closed', now_us} end
 local handed, opened = tonumber(horizon[1] or '0'), tonumber(horizon[2] or '0')
 local watch = tonumber(horizon[4] or '0')
 
-local packs, verdicts, refused = {}, {}, false
+local verdicts, refused = {}, false
+-- What is written if no pack is refused: members of `due` and of `live` with their scores, entries of `ids`, counts.
+local packs, lives, entries = {}, {}, {}
+local messages, bytes = {}, {}
+local earliest, below = nil, 0
 local at = 3
 for p = 1, tonumber(ARGV[2]) do
-  local pack = {score = ARGV[at], due = tonumber(ARGV[at + 1]), value = ARGV[at + 2], topics = {}, ids = {}}
+  local score, due, value, topics = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], tonumber(ARGV[at + 3])
   at = at + 4
-  for _ = 1, tonumber(ARGV[at - 1]) do
-    pack.topics[#pack.topics + 1] = {ARGV[at], ARGV[at + 1], ARGV[at + 2]}
+  local verdict, done = '', false
+  if due <= handed then
+    verdict = 'late'
+  elseif redis.call('ZCOUNT', KEYS[1], score, score) > 0 then
+    local have = redis.call('ZSCORE', KEYS[1], value)
+    -- The identical request, sent again after a lost reply: it is done.
+    done = have and tonumber(have) == tonumber(score)
+    if not done then verdict = 'taken' end
+  end
+  if not done then
+    packs[#packs + 1], packs[#packs + 2] = score, value
+    earliest = math.min(earliest or due, due)
+    if due <= opened then below = below + 1 end
+  end
+  for _ = 1, topics do
+    if not done then
+      local topic = ARGV[at]
+      messages[topic] = (messages[topic] or 0) + tonumber(ARGV[at + 1])
+      bytes[topic] = (bytes[topic] or 0) + tonumber(ARGV[at + 2])
+    end
     at = at + 3
   end
   at = at + 1
+  local taken
   for _ = 1, tonumber(ARGV[at - 1]) do
-    pack.ids[#pack.ids + 1] = {ARGV[at], ARGV[at + 1], ARGV[at + 2]}
+    if verdict == '' and not done then
+      local entry = redis.call('HGET', KEYS[3], ARGV[at])
+      if entry then
+        taken = taken or {}
+        taken[#taken + 1], taken[#taken + 2] = ARGV[at], entry
+      end
+      entries[#entries + 1], entries[#entries + 2] = ARGV[at], ARGV[at + 1]
+      lives[#lives + 1], lives[#lives + 2] = ARGV[at + 2], ARGV[at]
+    end
     at = at + 3
   end
-  packs[p] = pack
-
-  local verdict = ''
-  if pack.due <= handed then
-    verdict = 'late'
-  elseif redis.call('ZCOUNT', KEYS[1], pack.score, pack.score) > 0 then
-    local have = redis.call('ZSCORE', KEYS[1], pack.value)
-    -- The identical request, sent again after a lost reply: it is done.
-    if have and tonumber(have) == tonumber(pack.score) then pack.done = true else verdict = 'taken' end
-  end
-  if verdict == '' and not pack.done then
-    local taken = {}
-    for _, id in ipairs(pack.ids) do
-      local entry = redis.call('HGET', KEYS[3], id[1])
-      if entry then
-        taken[#taken + 1] = id[1]
-        taken[#taken + 1] = entry
-      end
-    end
-    if #taken > 0 then verdict = taken end
-  end
-  if verdict ~= '' then refused = true end
-  verdicts[p] = verdict
+  verdicts[p] = taken or verdict
+  refused = refused or verdicts[p] ~= ''
 end
 if refused then
   return {'refused', now_us, string.format('%d', math.max(now, handed)), verdicts}
 end
 
-local earliest, more = nil, {[5] = {}, [6] = {}}
-for _, pack in ipairs(packs) do
-  if not pack.done then
-    redis.call('ZADD', KEYS[1], pack.score, pack.value)
-    for _, topic in ipairs(pack.topics) do
-      more[5][topic[1]] = (more[5][topic[1]] or 0) + tonumber(topic[2])
-      more[6][topic[1]] = (more[6][topic[1]] or 0) + tonumber(topic[3])
-    end
-    for _, id in ipairs(pack.ids) do
-      redis.call('HSET', KEYS[3], id[1], id[2])
-      redis.call('ZADD', KEYS[4], id[3], id[1])
-    end
-    if pack.due <= opened then redis.call('HINCRBY', KEYS[2], 'below', 1) end
-    earliest = math.min(earliest or pack.due, pack.due)
+-- Few calls of many arguments; of so many that Lua's stack holds them.
+local function write(command, key, list)
+  for first = 1, #list, 1000 do
+    redis.call(command, key, unpack(list, first, math.min(first + 999, #list)))
   end
 end
-for key, topics in pairs(more) do
-  for topic, count in pairs(topics) do redis.call('HINCRBY', KEYS[key], topic, string.format('%d', count)) end
+write('ZADD', KEYS[1], packs)
+write('HSET', KEYS[3], entries)
+write('ZADD', KEYS[4], lives)
+if below > 0 then redis.call('HINCRBY', KEYS[2], 'below', below) end
+for topic, count in pairs(messages) do
+  redis.call('HINCRBY', KEYS[5], topic, string.format('%d', count))
+  redis.call('HINCRBY', KEYS[6], topic, string.format('%d', bytes[topic]))
 end
 if earliest and (earliest <= opened or earliest < watch) then
   local text = string.format('%d', earliest)

@@ -13,8 +13,7 @@
 -- ARGV[6] open_to_ms, 0: nothing is read
 -- ARGV[7] idle_until_ms: 0, or release the claim and sleep until the head is due, or until this
 -- ARGV[8] marks after_ms, "": none are read          ARGV[9] marks to_ms
--- ARGV[10..] finished packs: score (text), topics, then topics x (topic, messages delivered),
---   topics, then topics x (topic, bytes of bodies)
+-- ARGV[10..] finished packs: score (text), topics, then topics x (topic, messages delivered, bytes of bodies)
 -- returns {"ok", now_us, handed, settled, below, taken, head_ms, handed_before, marks}
 --         taken "1": the claim was free, so nothing is known; head_ms: of a shard gone idle,
 --         its first pack; otherwise the first beyond open_to; "": none
@@ -59,27 +58,28 @@ if tonumber(ARGV[4]) > settled then
 elseif idle_until == 0 then
   redis.call('ZREM', KEYS[4], '')
 end
-local at, less = 10, {[5] = {}, [6] = {}}
+local at, messages, bytes = 10, {}, {}
 while ARGV[at] do
-  local removed = redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[at], ARGV[at])
-  at = at + 1
-  for key = 5, 6 do
-    at = at + 1
-    for _ = 1, tonumber(ARGV[at - 1]) do
-      -- Counted where the bytes go, once, whoever removes them.
-      if removed == 1 then less[key][ARGV[at]] = (less[key][ARGV[at]] or 0) + tonumber(ARGV[at + 1]) end
-      at = at + 2
+  -- Counted where the bytes go, once, whoever removes them.
+  local removed = redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[at], ARGV[at]) == 1
+  at = at + 2
+  for _ = 1, tonumber(ARGV[at - 1]) do
+    if removed then
+      local topic = ARGV[at]
+      messages[topic] = (messages[topic] or 0) + ARGV[at + 1]
+      bytes[topic] = (bytes[topic] or 0) + ARGV[at + 2]
     end
+    at = at + 3
   end
 end
-for key, topics in pairs(less) do
-  for topic, count in pairs(topics) do
+local function take_off(key, counts)
+  for topic, count in pairs(counts) do
     -- Lua writes the negative of 0 as -0, which Redis does not take for a number.
-    if count > 0 and redis.call('HINCRBY', KEYS[key], topic, text(-count)) <= 0 then
-      redis.call('HDEL', KEYS[key], topic)
-    end
+    if count > 0 and redis.call('HINCRBY', key, topic, text(-count)) <= 0 then redis.call('HDEL', key, topic) end
   end
 end
+take_off(KEYS[5], messages)
+take_off(KEYS[6], bytes)
 
 -- hand out
 local handed_before = text(handed)

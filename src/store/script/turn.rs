@@ -98,12 +98,10 @@ fn command(script: &Script, names: &[String], claim_ttl: Duration, turn: &Turn) 
         None => cmd.arg("").arg(""),
     };
     for finished in &turn.finished {
-        cmd.arg(finished.score.0);
-        for counts in [&finished.delivered, &finished.bytes] {
-            cmd.arg(counts.len());
-            for (topic, count) in counts {
-                cmd.arg(topic.as_str()).arg(*count);
-            }
+        cmd.arg(finished.score.0).arg(finished.topics.len());
+        for share in &finished.topics {
+            cmd.arg(share.topic.as_str());
+            cmd.arg(share.delivered).arg(share.bytes);
         }
     }
     cmd

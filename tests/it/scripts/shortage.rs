@@ -1,7 +1,7 @@
 //! What happens when the server forgets the scripts, or has no memory left.
 
 use nsqdelayd::shard::InstanceId;
-use nsqdelayd::store::{Finished, ParkReply, ParkTo, Query, ReadMarks};
+use nsqdelayd::store::{Finished, ParkReply, ParkTo, Query, ReadMarks, TopicShare};
 
 use super::*;
 
@@ -63,8 +63,11 @@ async fn without_memory_inserts_are_refused_and_all_else_goes_on(server: Redis) 
     }
     let finished = Finished {
         score: delivered.place.score,
-        delivered: vec![(TopicName::parse(TOPIC.as_bytes()).unwrap(), 1)],
-        bytes: Vec::new(),
+        topics: vec![TopicShare {
+            topic: TopicName::parse(TOPIC.as_bytes()).unwrap(),
+            delivered: 1,
+            bytes: 0,
+        }],
     };
     let held = bench
         .turn(|turn| {

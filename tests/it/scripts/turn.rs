@@ -1,7 +1,7 @@
 //! turn: one claim at a time, S and H only forward, packs removed by their exact scores and counted
 //! once.
 
-use nsqdelayd::store::{Finished, ReadMarks};
+use nsqdelayd::store::{Finished, ReadMarks, TopicShare};
 
 use super::*;
 
@@ -279,9 +279,13 @@ async fn a_session_ends_with_its_connection(server: Redis) {
 
 fn finished(score: Score, messages: u64) -> Finished {
     let topic = TopicName::parse(TOPIC.as_bytes()).unwrap();
+    let share = TopicShare {
+        topic,
+        delivered: messages,
+        bytes: 0,
+    };
     Finished {
         score,
-        delivered: vec![(topic, messages)],
-        bytes: Vec::new(),
+        topics: vec![share],
     }
 }

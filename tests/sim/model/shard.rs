@@ -334,8 +334,8 @@ impl Shard {
         for finished in &turn.finished {
             let removed = self.remove(finished.score);
             if removed == 1 {
-                for (topic, messages) in &finished.delivered {
-                    self.count(topic, -i64::try_from(*messages).unwrap());
+                for share in &finished.topics {
+                    self.count(&share.topic, -i64::try_from(share.delivered).unwrap());
                 }
             }
         }

@@ -82,7 +82,7 @@ impl Shard {
         }
         for finished in &turn.finished {
             if self.packs.remove(&finished.score).is_some() {
-                let delivered: u64 = finished.delivered.iter().map(|(_, count)| count).sum();
+                let delivered: u64 = finished.topics.iter().map(|share| share.delivered).sum();
                 self.pending -= i64::try_from(delivered).unwrap();
             }
         }
@@ -391,13 +391,13 @@ fn a_finished_pack_counts_what_was_delivered_by_topic() {
         memory.delivered(*key);
     }
     let last = memory.plan(UnixMs(shard.now), AHEAD_MS, true, ROOM, true);
-    let delivered = vec![(topic("a"), 2), (topic("b"), 1)];
-    let bytes = vec![(topic("a"), 3), (topic("b"), 1)];
-    let finished = Finished {
-        score,
+    let of_topic = |name, delivered, bytes| TopicShare {
+        topic: topic(name),
         delivered,
         bytes,
     };
+    let topics = vec![of_topic("a", 2, 3), of_topic("b", 1, 1)];
+    let finished = Finished { score, topics };
     assert_eq!(last.finished, [finished]);
 }
 
