@@ -1,8 +1,9 @@
 //! PURE. How long an insert waits for company. Messages that come one by one, thousands a second, would
 //! each be a pack, and each pack costs an insert and a turn: then a wait of a ms or two pays. Who waits
 //! for its answer before it sends more must not wait for company that cannot come, nor need it wait whose
-//! packs are full anyway: a wait that nothing more came for, or that was not needed, is not tried again
-//! for a while.
+//! packs are full anyway: after two waits that nothing more came for, or that were not needed, none is tried for
+//! a while, and for a longer one if the next is no better. One may be chance: on a busy machine senders halt for a
+//! moment.
 
 use std::time::Duration;
 
@@ -16,8 +17,10 @@ const FIRST_LOOK: Duration = Duration::from_micros(100);
 const LOOK: Duration = Duration::from_micros(300);
 /// So many looks that show nothing new end it.
 const QUIET_LOOKS: u32 = 2;
-/// How long nobody waits after a wait that did not pay.
-const REST: Duration = Duration::from_millis(100);
+/// How long nobody waits after the second wait in a row that did not pay; twice as long after each more.
+const REST_MIN: Duration = Duration::from_millis(10);
+/// Beyond so many it is no longer: 80 ms.
+const FAILURES_MAX: u32 = 5;
 /// Over which time messages are counted.
 const WINDOW: Duration = Duration::from_millis(8);
 
@@ -26,8 +29,10 @@ const WINDOW: Duration = Duration::from_millis(8);
 pub(super) struct Linger {
     max: Duration,
     wait: Option<Wait>,
-    /// Whether what is gathered next was waited for.
-    waited: bool,
+    /// What is gathered next was waited for, and whether that seemed to pay.
+    waited: Option<bool>,
+    /// Waits that did not pay, since the last that did.
+    failures: u32,
     rest_until: Option<Instant>,
     window_began: Instant,
     in_window: usize,
@@ -52,7 +57,8 @@ impl Linger {
         Self {
             max,
             wait: None,
-            waited: false,
+            waited: None,
+            failures: 0,
             rest_until: None,
             window_began: now,
             in_window: 0,
@@ -70,8 +76,16 @@ impl Linger {
         if self.max.is_zero() {
             return;
         }
-        if std::mem::take(&mut self.waited) && messages < WORTH.min(enough) {
-            self.rest_until = Some(now + REST);
+        if let Some(paid) = self.waited.take() {
+            if paid && messages >= WORTH.min(enough) {
+                self.failures = 0;
+            } else {
+                self.failures = (self.failures + 1).min(FAILURES_MAX);
+                self.rest_until = match self.failures {
+                    1 => None,
+                    more => Some(now + REST_MIN * (1 << (more - 2))),
+                };
+            }
         }
         self.count(messages, now);
         let rests = self.rest_until.is_some_and(|until| now < until);
@@ -99,12 +113,9 @@ impl Linger {
         let nothing_comes = wait.quiet == QUIET_LOOKS;
         // A whole pack at a stroke.
         let not_needed = queued - wait.seen.unwrap_or(0).min(queued) >= wait.enough;
-        if nothing_comes || not_needed {
-            self.rest_until = Some(now + REST);
-        }
         if nothing_comes || queued >= wait.enough || now >= wait.until {
             self.wait = None;
-            self.waited = true;
+            self.waited = Some(!nothing_comes && !not_needed);
         } else {
             wait.seen = Some(queued);
             wait.look_at = (now + LOOK).min(wait.until);
@@ -148,12 +159,17 @@ mod tests {
     }
 
     fn play(per_ms: u64) -> Played {
-        play_with(MAX, per_ms, usize::MAX)
+        play_with(MAX, per_ms, usize::MAX, |_ms| false)
     }
 
-    /// Plays messages that come evenly, `per_ms`, for 200 ms, while not too many are unanswered; an insert takes
-    /// 150 µs.
-    fn play_with(max: Duration, per_ms: u64, outstanding_max: usize) -> Played {
+    /// Plays messages that come evenly, `per_ms`, for 200 ms, but for the ms in which senders halt, while not too many
+    /// are unanswered; an insert takes 150 µs.
+    fn play_with(
+        max: Duration,
+        per_ms: u64,
+        outstanding_max: usize,
+        halts: impl Fn(u32) -> bool,
+    ) -> Played {
         let start = Instant::now();
         let step = Duration::from_micros(50);
         let mut linger = Linger::new(max, start);
@@ -163,7 +179,7 @@ mod tests {
         let mut owed_micros = 0;
         for n in 0..4_000_u32 {
             let now = start + step * n;
-            owed_micros += per_ms * 50;
+            owed_micros += if halts(n / 20) { 0 } else { per_ms * 50 };
             if let Some((at, _)) = answered_at
                 && now >= at
             {
@@ -209,6 +225,15 @@ mod tests {
     }
 
     #[test]
+    fn senders_that_halt_for_a_moment_are_waited_for_again() {
+        let Played {
+            messages, inserts, ..
+        } = play_with(MAX, 10, usize::MAX, |ms| ms % 20 == 7);
+        // With a rest of 100 ms after each halt it was 3.
+        assert!(messages / inserts >= 6, "{messages} in {inserts}");
+    }
+
+    #[test]
     fn what_comes_now_and_then_does_not_wait() {
         let longest = play(2).longest;
         assert!(longest <= Duration::from_micros(150), "{longest:?}");
@@ -217,7 +242,7 @@ mod tests {
     #[test]
     fn who_waits_for_answers_is_not_held_up() {
         for outstanding in [4, 11, 12, 16, 25, 26, 32, 64] {
-            let answered = |max| play_with(max, 1_000, outstanding).messages;
+            let answered = |max| play_with(max, 1_000, outstanding, |_ms| false).messages;
             let (with, without) = (answered(MAX), answered(Duration::ZERO));
             assert!(
                 with * 100 >= without * 95,
