@@ -1,17 +1,23 @@
 //! Gathers cancels: those that came in while the last were under way go to Redis together, shard by shard, many
-//! a script call. Nobody waits for company.
+//! a script call. Nobody waits for company. What follows from the marks of many requests is
+//! done when there is a pause.
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::id::MessageId;
+use crate::id::{MessageId, Place};
+use crate::shard::ShardId;
+use crate::store::cancelling::{self, Round};
 use crate::store::core::Core;
-use crate::store::lookup;
+use crate::store::untidy::Untidy;
 use crate::store::{Cancel, Error, ErrorKind};
 
 /// Rounds under way at once: while Redis works on one, the next gathers and is sent.
@@ -20,6 +26,15 @@ const ROUNDS_MAX: usize = 2;
 const ROUND_IDS_MAX: usize = 4_096;
 /// Most ids that wait: callers may go away without their requests.
 const QUEUED_IDS_MAX: usize = 100_000;
+/// Ids of a round of several requests that is tidied before it is answered; with more, packs wait until they have more
+/// that is cancelled.
+const TIDY_AT_ONCE_MAX: usize = 16;
+/// Cancelled messages that may wait to be tidied; with more, cancels wait.
+const UNTIDY_MAX: usize = 200_000;
+/// Tidying begins when no round has ended for so long,
+const TIDY_PAUSE: Duration = Duration::from_millis(20);
+/// and no later than this after the first: by then most packs have several that are cancelled.
+const TIDY_AFTER: Duration = Duration::from_secs(1);
 
 /// Ids that one caller wants cancelled.
 #[derive(Debug)]
@@ -44,6 +59,9 @@ impl Canceller {
             core: Arc::clone(core),
             requests,
             queued_ids: Arc::clone(&queued_ids),
+            untidy: Untidy::default(),
+            tidy_at: None,
+            batch: Untidy::default(),
         };
         core.tracker.spawn(gatherer.run(stop));
         Self { queue, queued_ids }
@@ -77,22 +95,66 @@ struct Gatherer {
     core: Arc<Core>,
     requests: mpsc::UnboundedReceiver<Request>,
     queued_ids: Arc<AtomicUsize>,
+    untidy: Untidy,
+    /// While something is untidy: when tidying may begin, and when at the latest.
+    tidy_at: Option<(Instant, Instant)>,
+    /// What is being tidied. What comes meanwhile gathers in `untidy`, so that each pack has its share of it.
+    batch: Untidy,
 }
 
 impl Gatherer {
     async fn run(mut self, stop: CancellationToken) {
+        let core = Arc::clone(&self.core);
         let mut rounds = FuturesUnordered::new();
+        // One at a time, so that the others' questions come between.
+        let mut tidying = FuturesUnordered::new();
         loop {
+            let is_full = self.untidy.len() + self.batch.len() >= UNTIDY_MAX;
+            let is_quiet = rounds.is_empty();
+            if self.batch.len() == 0 && (self.is_time_to_tidy() || is_full || stop.is_cancelled()) {
+                self.batch = mem::take(&mut self.untidy);
+                self.tidy_at = None;
+            }
+            if tidying.is_empty()
+                && let Some((shard, packs)) = self.batch.take()
+            {
+                let core = &core;
+                tidying.push(async move { cancelling::tidy(core, shard, &packs).await });
+            }
+            let tidy_at = self.tidy_at.map(|(at, _)| at);
             tokio::select! {
                 biased;
-                Some(()) = rounds.next(), if !rounds.is_empty() => {}
-                first = self.requests.recv(), if rounds.len() < ROUNDS_MAX => {
+                Some(untidy) = rounds.next(), if !is_quiet => self.note(untidy),
+                Some(()) = tidying.next(), if !tidying.is_empty() => {}
+                first = self.requests.recv(), if rounds.len() < ROUNDS_MAX && !is_full => {
                     let Some(first) = first else { break };
-                    rounds.push(ask(Arc::clone(&self.core), self.gather(first)));
+                    rounds.push(ask(Arc::clone(&core), self.gather(first)));
                 }
-                () = stop.cancelled(), if rounds.is_empty() && self.requests.is_empty() => break,
+                () = until(tidy_at), if tidying.is_empty() && tidy_at.is_some() => {}
+                () = stop.cancelled(), if is_quiet && tidying.is_empty() && self.requests.is_empty() => {
+                    if self.untidy.len() == 0 {
+                        break;
+                    }
+                }
             }
         }
+    }
+
+    /// What a round has left untidy.
+    fn note(&mut self, untidy: Vec<(ShardId, Place)>) {
+        if untidy.is_empty() {
+            return;
+        }
+        for (shard, place) in untidy {
+            self.untidy.add(shard, place);
+        }
+        let now = Instant::now();
+        let latest = self.tidy_at.map_or(now + TIDY_AFTER, |(_, latest)| latest);
+        self.tidy_at = Some((latest.min(now + TIDY_PAUSE), latest));
+    }
+
+    fn is_time_to_tidy(&self) -> bool {
+        self.tidy_at.is_some_and(|(at, _)| at <= Instant::now())
     }
 
     /// Takes what is ready, but for that whose caller has gone away: nothing has been sent of it.
@@ -114,17 +176,26 @@ impl Gatherer {
     }
 }
 
-/// One round. What fails, fails for those whose ids were in it.
-async fn ask(core: Arc<Core>, round: Vec<Request>) {
-    let ids: Vec<MessageId> = round.iter().flat_map(|r| &r.ids).cloned().collect();
-    let mut results = lookup::cancel(&core, &ids).await.into_iter();
-    for Request { ids, reply } in round {
-        let answer = together(results.by_ref().take(ids.len()));
+async fn until(at: Option<Instant>) {
+    if let Some(at) = at {
+        sleep_until(at).await;
+    }
+}
+
+/// One round. What fails, fails for those whose ids were in it. Returns what it leaves untidy.
+async fn ask(core: Arc<Core>, requests: Vec<Request>) -> Vec<(ShardId, Place)> {
+    let ids: Vec<MessageId> = requests.iter().flat_map(|r| &r.ids).cloned().collect();
+    let at_once = requests.len() == 1 || ids.len() <= TIDY_AT_ONCE_MAX;
+    let Round { answers, untidy } = cancelling::cancel(&core, &ids, at_once).await;
+    let mut answers = answers.into_iter();
+    for Request { ids, reply } in requests {
+        let answer = together(answers.by_ref().take(ids.len()));
         // Who has gone away does not hear the outcome; it is cancelled all the same.
         if reply.send(answer).is_err() {
             tracing::trace!("nobody waits for this answer");
         }
     }
+    untidy
 }
 
 /// The answer to one request. Where some of it was done and some was not, it may not say that nothing was.

@@ -34,6 +34,8 @@ pub struct Finished {
     pub score: Score,
     /// What it held, each topic once.
     pub topics: Vec<TopicShare>,
+    /// Records that were cancelled and, when their marks were read, not counted off yet.
+    pub uncounted: Vec<(Place, TopicName)>,
 }
 
 /// What of one topic was in a finished pack.
@@ -90,6 +92,15 @@ pub struct Turn {
     pub marks: Option<ReadMarks>,
 }
 
+/// A record that is not to be delivered from its place: cancelled, moved or parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    /// Where it lies.
+    pub place: Place,
+    /// Whether what is pending has been counted without it.
+    pub counted: bool,
+}
+
 /// A pack as a turn found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReadPack {
@@ -130,7 +141,7 @@ pub struct Held {
     /// The packs that were read, by score.
     pub packs: Vec<ReadPack>,
     /// The marks that were read.
-    pub marks: Vec<Place>,
+    pub marks: Vec<Mark>,
 }
 
 /// The answer to a turn.

@@ -75,7 +75,8 @@ impl ShardKeys {
         self.key("horizon")
     }
 
-    /// zset: mark of a record that is not to be delivered from its place -> its due, Unix ms.
+    /// zset: mark of a record that is not to be delivered from its place -> its due, Unix ms; half a
+    /// ms less while it has not been counted.
     pub(super) fn cancelled(&self) -> String {
         self.key("cancelled")
     }

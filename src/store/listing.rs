@@ -248,7 +248,9 @@ async fn marks_of(
         return Ok(HashSet::new());
     };
     let mut cmd = redis::cmd("ZRANGEBYSCORE");
-    cmd.arg(key).arg(first.score().due().0);
+    // A mark that is not counted yet lies half a ms before its due.
+    cmd.arg(key)
+        .arg(format!("({}", first.score().due().minus_ms(1)));
     cmd.arg(last.score().due().plus_ms(PACK_WINDOW_MS_MAX).0);
     let value: Value = cmd.query_async(connection).await.map_err(failed)?;
     Ok(script::marks(value).map_err(failed)?.into_iter().collect())

@@ -1,9 +1,6 @@
-//! Finding, cancelling and moving one message by its id. The index is always asked first (R7).
-
-use std::sync::Arc;
+//! Finding and moving one message by its id. The index is always asked first (R7).
 
 use bytes::Bytes;
-use futures_util::future::join_all;
 use redis::RedisError;
 use redis::aio::MultiplexedConnection;
 use tracing::warn;
@@ -16,13 +13,9 @@ use crate::store::core::{AHEAD_MS, Core};
 use crate::store::entry::{Entry, Kind, head_field, is_cancelled, mark_of};
 use crate::store::pack::{Pack, Record};
 use crate::store::packing::Scores as _;
-use crate::store::script::{self, CancelReply, Move, Named, PlaceReply, Reads};
-use crate::store::{Cancel, Error, ErrorKind, Reschedule, State, Stored};
+use crate::store::script::{self, Move, PlaceReply, Reads};
+use crate::store::{Error, ErrorKind, Reschedule, State, Stored};
 
-/// Most messages of one cancel script: each may be the first of its pack and read it, the bytes pass through Lua, and
-/// no call may take 5 ms. Of those whose packs may be large, fewer.
-const CANCELS_MAX: usize = 50;
-const BIG_CANCELS_MAX: usize = 4;
 /// How often a message that moves while it is looked at is looked at again.
 const LOOKS_MAX: u32 = 20;
 
@@ -261,77 +254,6 @@ pub(super) fn stored(id: MessageId, found: Found) -> Option<Stored> {
         state,
         reason: None,
     })
-}
-
-/// Cancels of one script: their shard, whether packs may be large, and each with its place in the answer.
-type Chunk = (ShardId, bool, Vec<(usize, Named)>);
-
-/// Cancels each of `ids`, one script per shard and chunk, all under way together. What fails of one chunk says
-/// nothing of the others.
-pub(super) async fn cancel(core: &Core, ids: &[MessageId]) -> Vec<Result<Cancel, Arc<Error>>> {
-    let link = match link(core) {
-        Ok(link) => link,
-        Err(error) => {
-            let error = Arc::new(error);
-            return ids.iter().map(|_| Err(Arc::clone(&error))).collect();
-        }
-    };
-    let mut results: Vec<Result<Cancel, Arc<Error>>> = vec![Ok(Cancel::NotFound); ids.len()];
-    let asking = chunks_of(core, ids).into_iter().map(|(shard, _, chunk)| {
-        let mut connection = link.connection.clone();
-        async move {
-            let (indexes, named): (Vec<usize>, Vec<Named>) = chunk.into_iter().unzip();
-            let keys = core.keys.shard(shard);
-            let window = core.config.dedupe_window;
-            let replies = script::cancel(&mut connection, &keys, window, &named).await;
-            (indexes, replies)
-        }
-    });
-    for (indexes, replies) in join_all(asking).await {
-        let replies: Vec<Result<Cancel, Arc<Error>>> = match replies {
-            Ok(replies) => replies.into_iter().map(|r| Ok(answer_of(r))).collect(),
-            Err(error) => {
-                let error = Arc::new(asked(core, &link, error));
-                indexes.iter().map(|_| Err(Arc::clone(&error))).collect()
-            }
-        };
-        for (index, reply) in indexes.into_iter().zip(replies) {
-            if let Some(result) = results.get_mut(index) {
-                *result = reply;
-            }
-        }
-    }
-    results
-}
-
-fn answer_of(reply: CancelReply) -> Cancel {
-    match reply {
-        CancelReply::Cancelled => Cancel::Cancelled,
-        CancelReply::InFlight => Cancel::InFlight,
-        CancelReply::Gone => Cancel::NotFound,
-        CancelReply::Dead => Cancel::Dead,
-    }
-}
-
-fn chunks_of(core: &Core, ids: &[MessageId]) -> Vec<Chunk> {
-    let mut chunks: Vec<Chunk> = Vec::new();
-    for (index, id) in ids.iter().enumerate() {
-        let (shard, id_text) = (core.shard_of(id), core.id_key.text(id));
-        let place = match id {
-            MessageId::Minted(minted) => Some((minted.place, minted.due)),
-            MessageId::Client(_) => None,
-        };
-        // A client's id does not say how large its pack is.
-        let big = place.is_none_or(|(place, _)| Core::is_big(place.score));
-        let max = if big { BIG_CANCELS_MAX } else { CANCELS_MAX };
-        let named = (index, Named { id: id_text, place });
-        let room = |(s, b, c): &&mut Chunk| *s == shard && *b == big && c.len() < max;
-        match chunks.iter_mut().rev().find(|chunk| room(chunk)) {
-            Some((_, _, chunk)) => chunk.push(named),
-            None => chunks.push((shard, big, vec![named])),
-        }
-    }
-    chunks
 }
 
 /// Moves a message to another time.

@@ -2,6 +2,7 @@
 //! dispatch. The only home of the `redis` crate and of key names. Knows nothing of NSQ or HTTP.
 
 mod canceller;
+mod cancelling;
 mod checks;
 mod claim;
 mod claims;
@@ -26,12 +27,13 @@ mod rotation;
 mod script;
 mod settings;
 mod start;
+mod untidy;
 mod wake;
 mod writer;
 
 pub use checks::StartError;
 pub use claim::{
-    ClaimStore, ClaimToken, Finished, Held, Members, NowBounds, PARK_MAX, ParkReply, ParkTo,
+    ClaimStore, ClaimToken, Finished, Held, Mark, Members, NowBounds, PARK_MAX, ParkReply, ParkTo,
     Parked, Read, ReadMarks, ReadPack, Session, Swept, TopicShare, Turn, TurnReply, Wake,
 };
 pub use examine::examine;

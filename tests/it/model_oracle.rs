@@ -106,12 +106,15 @@ impl Side {
                 nonce: pack.nonce,
                 position: record.position,
             };
-            let elsewhere = [&self.owner.marks, &self.owner.done];
-            TopicShare {
+            let mark = self.owner.marks.get(&(shard, place));
+            let elsewhere = mark.is_some() || self.owner.done.contains(&(shard, place));
+            let of_topic = TopicShare {
                 topic: record.topic.clone(),
-                delivered: u64::from(!elsewhere.iter().any(|set| set.contains(&(shard, place)))),
+                delivered: u64::from(!elsewhere),
                 bytes: record.body.len() as u64,
-            }
+            };
+            let uncounted = (mark == Some(&false)).then(|| (place, record.topic.clone()));
+            (of_topic, uncounted)
         };
         let to = asked.hand_out_to.max(asked.open_to);
         Turn {
@@ -119,9 +122,14 @@ impl Side {
             extend: !asked.repeat,
             settle_to: if asked.settle { settled } else { UnixMs(0) },
             finished: finished
-                .map(|((_, score), pack)| Finished {
-                    score: *score,
-                    topics: pack.records.iter().map(|r| of_record(pack, r)).collect(),
+                .map(|((_, score), pack)| {
+                    let records = pack.records.iter().map(|r| of_record(pack, r));
+                    let (topics, uncounted): (Vec<_>, Vec<_>) = records.unzip();
+                    Finished {
+                        score: *score,
+                        topics,
+                        uncounted: uncounted.into_iter().flatten().collect(),
+                    }
                 })
                 .collect(),
             hand_out_to: asked.hand_out_to,
@@ -147,7 +155,7 @@ impl Side {
         self.owner.settled = held.settled;
         self.owner
             .marks
-            .extend(held.marks.iter().map(|place| (shard, *place)));
+            .extend(held.marks.iter().map(|m| ((shard, m.place), m.counted)));
         self.owner.packs.retain(|(of, _), _| *of != shard);
         for pack in held.packs {
             let ReadPack::Pack(pack) = pack else {
@@ -160,7 +168,7 @@ impl Side {
                     nonce,
                     position: record.position,
                 };
-                let marked = self.owner.marks.contains(&(shard, place));
+                let marked = self.owner.marks.contains_key(&(shard, place));
                 let (due, body) = (far(record.due), &record.body);
                 records.push(format!(
                     "{body:?} {} {due:?} {} {marked}",
@@ -330,9 +338,10 @@ impl Pair {
     }
 
     async fn cancel(&mut self) {
-        let picked: Vec<usize> = (0..self.rng.usize(1..5))
-            .filter_map(|_| self.any())
-            .collect();
+        // Many are tidied after the answer.
+        let many = self.rng.u8(..) < 40;
+        let count = self.rng.usize(if many { 17..60 } else { 1..5 });
+        let picked: Vec<usize> = (0..count).filter_map(|_| self.any()).collect();
         let ids = |side: &Side| {
             picked
                 .iter()
@@ -477,6 +486,9 @@ impl Pair {
             self.model.contents(count).await,
         );
         self.same("contents", &real, &model);
+        for keys in &self.server.contents().shards {
+            assert_eq!(keys.pending, keys.recount(), "{}", self.trace.join("\n"));
+        }
     }
 }
 
@@ -496,6 +508,7 @@ fn settings() -> Settings {
         instance_ttl_ms: 5_000,
         dedupe_window_ms: HOUR_MS,
         dead_letters_max: 1_000,
+        tidies: true,
         bug: None,
     }
 }

@@ -14,7 +14,8 @@ use crate::support::unix_ms;
 #[derive(Debug, Default)]
 pub(super) struct Owner {
     pub(super) packs: BTreeMap<(ShardId, Score), Pack>,
-    pub(super) marks: BTreeSet<(ShardId, Place)>,
+    /// Whether each had been counted off when it was read.
+    pub(super) marks: BTreeMap<(ShardId, Place), bool>,
     pub(super) done: BTreeSet<(ShardId, Place)>,
     pub(super) handed: UnixMs,
     pub(super) settled: UnixMs,
@@ -32,7 +33,7 @@ impl Owner {
                 };
                 let open = record.due <= self.handed
                     && record.due > self.settled
-                    && !self.marks.contains(&(*shard, place));
+                    && !self.marks.contains_key(&(*shard, place));
                 open.then_some((*shard, place, pack.stored, record))
             })
         })

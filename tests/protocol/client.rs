@@ -146,6 +146,10 @@ impl World<'_> {
             }
             out.push((Step::Cancel { message, answer }, after));
         }
+        for (place, redis) in state.redis.tidied(self, state.stamps) {
+            let after = State { redis, ..*state };
+            out.push((Step::Tidy { place }, after));
+        }
     }
 
     pub(crate) fn move_steps(&self, state: &State, out: &mut Steps) {

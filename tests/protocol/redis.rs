@@ -345,12 +345,8 @@ impl Redis {
         if maybe || (due <= self.handed && world.keeps(Rule::CancelAboveHorizon)) {
             return Answer::InFlight;
         }
-        // Lost in a failover: `topic_of` finds nothing.
-        if self.live & (1 << place) == 0 {
-            return Answer::Gone;
-        }
-        // ZADD the mark; the pack goes if it is of one and beyond `opened`.
-        self.mark(world, stamps, place);
+        // ZADD the mark; what follows is tidy.lua's.
+        self.marks |= 1 << place;
         if entry != NO_ENTRY {
             self.index[message] = if world.keeps(Rule::Tombstone) {
                 TOMBSTONE
@@ -369,7 +365,22 @@ impl Redis {
         }
     }
 
-    /// The mark comes, and the bytes go if no owner can have read them: the middle of cancel.lua and
+    /// tidy.lua, for a record that is marked: its place, and what is left.
+    pub(crate) fn tidied(
+        &self,
+        world: &World<'_>,
+        stamps: [u8; PACKS],
+    ) -> impl Iterator<Item = (usize, Self)> {
+        let marked = self.marks & self.live;
+        let marked = (0..PACKS * RECORDS).filter(move |place| marked & (1 << place) != 0);
+        marked.filter_map(move |place| {
+            let mut after = *self;
+            after.mark(world, stamps, place);
+            (after != *self).then_some((place, after))
+        })
+    }
+
+    /// The mark comes, and the bytes go if no owner can have read them: the middle of tidy.lua and
     /// move.lua. A pack of several is rewritten without the record only where the plan says so: the
     /// design allows it, the scripts leave such a pack alone.
     fn mark(&mut self, world: &World<'_>, stamps: [u8; PACKS], place: usize) {

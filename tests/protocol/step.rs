@@ -45,6 +45,9 @@ pub(crate) enum Step {
         pack: usize,
         score: u8,
     },
+    Tidy {
+        place: usize,
+    },
     Trim,
     TurnSent {
         instance: usize,
@@ -173,6 +176,7 @@ impl fmt::Display for Step {
             Self::Requeue { pack, score } => {
                 write!(f, "requeue to pack {pack} at {}", Score(score))
             }
+            Self::Tidy { place } => write!(f, "{} is tidied", At(place)),
             Self::Trim => write!(f, "trim"),
             Self::TurnSent { instance } => write!(f, "{} sends a turn", Owner(instance)),
             Self::Turn {

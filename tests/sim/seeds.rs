@@ -123,4 +123,5 @@ planted! {
     an_insert_under_h_is_found: LateInserts,
     a_settle_before_ok_is_found: SettleBeforeOk,
     a_sweep_that_finds_nothing_is_found: BlindSweep,
+    an_untidied_cancel_that_is_never_counted_is_found: UntidyNotCounted,
 }

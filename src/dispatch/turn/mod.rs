@@ -8,7 +8,7 @@
 //! - R5: one memory belongs to one claim. A claim found free in mid-session ends it.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -55,7 +55,8 @@ struct OpenPack {
     stored: u16,
     open: usize,
     bytes: usize,
-    topics: Vec<TopicShare>,
+    /// What will be said of it when all are done.
+    finished: Finished,
 }
 
 /// What the turn in progress was asked.
@@ -102,7 +103,8 @@ pub(super) struct Memory {
     open: BTreeMap<Key, Arc<Record>>,
     /// Those of `open` that are not handed out yet.
     waiting: BinaryHeap<Reverse<Key>>,
-    marks: HashSet<Place>,
+    /// What is not to be delivered, and whether it had been counted off when that was read.
+    marks: HashMap<Place, bool>,
     /// Marks of what is due at or before are all known, and no more can come.
     marks_to: UnixMs,
     /// Redis's clock at the last reply: only what is due by it is sent.
@@ -136,7 +138,7 @@ impl Memory {
             packs: BTreeMap::new(),
             open: BTreeMap::new(),
             waiting: BinaryHeap::new(),
-            marks: HashSet::new(),
+            marks: HashMap::new(),
             marks_to: UnixMs(0),
             now: UnixMs(0),
             unreadable: BTreeSet::new(),
@@ -368,7 +370,8 @@ impl Memory {
         }
         self.handed = Some(held.handed);
         self.now = held.now;
-        self.marks.extend(held.marks);
+        let marks = held.marks.iter().map(|mark| (mark.place, mark.counted));
+        self.marks.extend(marks);
         if let Some(to) = asked.marks_to {
             self.marks_to = self.marks_to.max(to.min(held.handed));
         }
@@ -389,7 +392,7 @@ impl Memory {
             self.done_above_count -= entry.remove();
         }
         let settled_score = Score::new(settled.minus_ms(4_096), 0);
-        self.marks.retain(|place| place.score >= settled_score);
+        self.marks.retain(|place, _| place.score >= settled_score);
     }
 
     fn take_packs(&mut self, packs: Vec<ReadPack>, read: Read) {
@@ -430,7 +433,11 @@ impl Memory {
             stored: pack.stored,
             open: 0,
             bytes: cost(&pack),
-            topics: Vec::new(),
+            finished: Finished {
+                score: pack.score,
+                topics: Vec::new(),
+                uncounted: Vec::new(),
+            },
         };
         for record in pack.records {
             let place = Place {
@@ -440,10 +447,12 @@ impl Memory {
             };
             // Done in an earlier session; its mark, if any, is still there (trimmed later than S).
             let is_done = record.due <= self.settled;
-            let delivered = u64::from(is_done && !self.marks.contains(&place));
+            let mark = self.marks.get(&place).copied();
+            let delivered = u64::from(is_done && mark.is_none());
             let bytes = record.body.len() as u64;
-            count(&mut held.topics, &record.topic, delivered, bytes);
+            count(&mut held.finished.topics, &record.topic, delivered, bytes);
             if is_done {
+                note_uncounted(&mut held.finished, mark, place, &record.topic);
                 continue;
             }
             let key = Key {
@@ -455,10 +464,7 @@ impl Memory {
             self.waiting.push(Reverse(key));
         }
         if held.open == 0 {
-            self.finished.push(Finished {
-                score: pack.score,
-                topics: held.topics,
-            });
+            self.finished.push(held.finished);
         } else {
             self.open_bytes += held.bytes;
             self.packs.insert(pack.score, held);
@@ -490,7 +496,7 @@ impl Memory {
             && key.due <= handed
         {
             self.waiting.pop();
-            if self.marks.contains(&key.place) {
+            if self.marks.contains_key(&key.place) {
                 self.close(key, false);
             } else if let Some(record) = self.open.get_mut(&key) {
                 let again = key.due <= self.handed_at_start;
@@ -547,17 +553,16 @@ impl Memory {
             return;
         };
         if delivered {
-            count(&mut pack.topics, &record.topic, 1, 0);
+            count(&mut pack.finished.topics, &record.topic, 1, 0);
         }
+        let mark = self.marks.get(&key.place).copied();
+        note_uncounted(&mut pack.finished, mark, key.place, &record.topic);
         pack.open -= 1;
         if pack.open == 0
             && let Some(pack) = self.packs.remove(&score)
         {
             self.open_bytes -= pack.bytes;
-            self.finished.push(Finished {
-                score,
-                topics: pack.topics,
-            });
+            self.finished.push(pack.finished);
         }
     }
 }
@@ -565,6 +570,13 @@ impl Memory {
 /// Bytes that a pack takes while it is open.
 fn cost(pack: &Pack) -> usize {
     pack.len + pack.records.len() * RECORD_OVERHEAD
+}
+
+/// A cancelled record that nobody has counted off yet is, when its pack is removed.
+fn note_uncounted(finished: &mut Finished, mark: Option<bool>, place: Place, topic: &TopicName) {
+    if mark == Some(false) {
+        finished.uncounted.push((place, topic.clone()));
+    }
 }
 
 fn count(topics: &mut Vec<TopicShare>, topic: &TopicName, delivered: u64, bytes: u64) {

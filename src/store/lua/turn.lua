@@ -4,7 +4,7 @@
 -- KEYS[1] due        zset    pack -> score
 -- KEYS[2] claim      string  token, PX claim_ttl_ms
 -- KEYS[3] horizon    hash    handed, settled, opened, watch: Unix ms; below: count; no TTL
--- KEYS[4] cancelled  zset    mark -> due, Unix ms
+-- KEYS[4] cancelled  zset    mark -> due, Unix ms; half a ms less: not counted yet
 -- KEYS[5] pending    hash    topic -> messages
 -- KEYS[6] bytes      hash    topic -> bytes of bodies in packs
 -- KEYS[7] heads      hash    begin of marks -> what is cancelled of a pack
@@ -13,8 +13,9 @@
 -- ARGV[6] open_to_ms, 0: nothing is read
 -- ARGV[7] idle_until_ms: 0, or release the claim and sleep until the head is due, or until this
 -- ARGV[8] marks after_ms, "": none are read          ARGV[9] marks to_ms
--- ARGV[10..] finished packs: score (text), topics, then topics x (topic, messages delivered, bytes of bodies)
--- returns {"ok", now_us, handed, settled, below, taken, head_ms, handed_before, marks}
+-- ARGV[10..] finished packs: score (text), shares, then shares x (topic, messages delivered, bytes of bodies), or
+--   (topic, mark, ""): of a record that was cancelled and, when its mark was read, not counted
+-- returns {"ok", now_us, handed, settled, below, taken, head_ms, handed_before, marks with their scores}
 --         taken "1": the claim was free, so nothing is known; head_ms: of a shard gone idle,
 --         its first pack; otherwise the first beyond open_to; "": none
 --       | {"busy", now_us, ms_left}: somebody else's claim; nothing was written
@@ -43,6 +44,23 @@ local opened, below = tonumber(horizon[3] or '0'), horizon[4] or '0'
 -- settle. The first write is one that frees memory, though it may do nothing: after it Redis lets the
 -- script write also when maxmemory is reached, so that settling keeps working when inserts are refused.
 if idle_until > 0 then redis.call('DEL', KEYS[2]) end
+local at, messages, bytes = 10, {}, {}
+while ARGV[at] do
+  -- Counted where the bytes go, once, whoever removes them, and before the marks do.
+  local removed = redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[at], ARGV[at]) == 1
+  at = at + 2
+  for _ = 1, tonumber(ARGV[at - 1]) do
+    local topic = ARGV[at]
+    if removed and ARGV[at + 2] == '' then
+      local due = redis.call('ZSCORE', KEYS[4], ARGV[at + 1])
+      if due and due % 1 > 0 then messages[topic] = (messages[topic] or 0) + 1 end
+    elseif removed then
+      messages[topic] = (messages[topic] or 0) + ARGV[at + 1]
+      bytes[topic] = (bytes[topic] or 0) + ARGV[at + 2]
+    end
+    at = at + 3
+  end
+end
 if tonumber(ARGV[4]) > settled then
   settled = math.min(tonumber(ARGV[4]), handed)
   -- A pack that lies there still may begin up to 4095 ms (the longest window) before S. Its marks stay,
@@ -57,20 +75,6 @@ if tonumber(ARGV[4]) > settled then
   redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', trimmed)
 elseif idle_until == 0 then
   redis.call('ZREM', KEYS[4], '')
-end
-local at, messages, bytes = 10, {}, {}
-while ARGV[at] do
-  -- Counted where the bytes go, once, whoever removes them.
-  local removed = redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[at], ARGV[at]) == 1
-  at = at + 2
-  for _ = 1, tonumber(ARGV[at - 1]) do
-    if removed then
-      local topic = ARGV[at]
-      messages[topic] = (messages[topic] or 0) + ARGV[at + 1]
-      bytes[topic] = (bytes[topic] or 0) + ARGV[at + 2]
-    end
-    at = at + 3
-  end
 end
 local function take_off(key, counts)
   for topic, count in pairs(counts) do
@@ -116,5 +120,5 @@ else
   end
 end
 local marks = {}
-if ARGV[8] ~= '' then marks = redis.call('ZRANGEBYSCORE', KEYS[4], '(' .. ARGV[8], ARGV[9]) end
+if ARGV[8] ~= '' then marks = redis.call('ZRANGEBYSCORE', KEYS[4], '(' .. ARGV[8], ARGV[9], 'WITHSCORES') end
 return {'ok', now_us, text(handed), text(settled), below, holder and '0' or '1', head, handed_before, marks}

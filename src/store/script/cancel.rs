@@ -1,15 +1,15 @@
-//! Cancels messages of one shard: `lua/cancel.lua`.
+//! Cancels messages of one shard: `lua/cancel.lua`, and what follows from it: `lua/tidy.lua`.
 
 use std::time::Duration;
 
 use redis::RedisError;
 use redis::aio::MultiplexedConnection;
 
-use crate::id::Place;
+use crate::id::{Place, Score};
 use crate::message::UnixMs;
-use crate::store::entry::mark_of;
+use crate::store::entry::{head_field, mark_of, place_of};
 use crate::store::keys::ShardKeys;
-use crate::store::script::{CANCEL, Parts, evalsha, millis, misshapen, run};
+use crate::store::script::{CANCEL, Parts, TIDY, evalsha, millis, misshapen, run};
 
 /// What a cancel knows of a message.
 #[derive(Debug)]
@@ -28,52 +28,95 @@ pub(in crate::store) enum CancelReply {
     Dead,
 }
 
-/// `lua/cancel.lua`.
+/// `lua/cancel.lua`. Answers each message, and says what was marked where an entry said.
 pub(in crate::store) async fn cancel(
     connection: &mut MultiplexedConnection,
     keys: &ShardKeys,
     dedupe_window: Duration,
-    messages: &[Named],
-) -> Result<Vec<CancelReply>, RedisError> {
+    messages: impl ExactSizeIterator<Item = &Named>,
+) -> Result<(Vec<CancelReply>, Vec<Place>), RedisError> {
     let names = [
-        keys.due(),
+        keys.cancelled(),
         keys.horizon(),
         keys.ids(),
-        keys.cancelled(),
         keys.live(),
         keys.gone(),
         keys.pending(),
-        keys.bytes(),
         keys.heads(),
     ];
     let mut cmd = evalsha(&CANCEL, &names);
     cmd.arg(millis(dedupe_window));
+    let count = messages.len();
     for message in messages {
         cmd.arg(&message.id);
         match message.place {
             Some((place, due)) => {
-                cmd.arg(place.score.0).arg(place.position).arg(due.0);
+                cmd.arg(format!("{}.5", due.minus_ms(1)));
                 cmd.arg(&mark_of(place)[..]);
             }
             None => {
-                cmd.arg("").arg(0).arg(0).arg("");
+                cmd.arg("").arg("");
             }
         }
     }
     let mut parts = Parts::of("cancel", run(connection, &cmd).await?)?;
-    let mut replies = Vec::with_capacity(messages.len());
+    let answers = parts.bytes()?;
+    let replies = answers.into_iter().map(|letter| match letter {
+        b'c' => Ok(CancelReply::Cancelled),
+        b'i' => Ok(CancelReply::InFlight),
+        b'g' => Ok(CancelReply::Gone),
+        b'd' => Ok(CancelReply::Dead),
+        _ => Err(misshapen("cancel")),
+    });
+    let replies: Vec<CancelReply> = replies.collect::<Result<_, _>>()?;
+    if replies.len() != count {
+        return Err(misshapen("cancel"));
+    }
+    let mut found = Vec::new();
     while parts.rest.len() > 0 {
-        replies.push(match parts.word()?.as_str() {
-            "cancelled" => CancelReply::Cancelled,
-            "in_flight" => CancelReply::InFlight,
-            "gone" => CancelReply::Gone,
-            "dead" => CancelReply::Dead,
-            _ => return Err(misshapen("cancel")),
-        });
+        found.push(place_of(&parts.bytes()?).ok_or_else(|| misshapen("cancel"))?);
     }
-    if replies.len() == messages.len() {
-        Ok(replies)
-    } else {
-        Err(misshapen("cancel"))
+    Ok((replies, found))
+}
+
+/// Marks of one pack that were not counted when they were set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::store) struct UntidyPack {
+    pub(in crate::store) score: Score,
+    pub(in crate::store) nonce: u32,
+    pub(in crate::store) positions: Vec<u16>,
+}
+
+/// `lua/tidy.lua`.
+pub(in crate::store) async fn tidy(
+    connection: &mut MultiplexedConnection,
+    keys: &ShardKeys,
+    packs: &[UntidyPack],
+) -> Result<(), RedisError> {
+    let names = [
+        keys.due(),
+        keys.horizon(),
+        keys.cancelled(),
+        keys.pending(),
+        keys.bytes(),
+        keys.heads(),
+    ];
+    let mut cmd = evalsha(&TIDY, &names);
+    for pack in packs {
+        let first = Place {
+            score: pack.score,
+            nonce: pack.nonce,
+            position: 0,
+        };
+        let positions: Vec<u8> = pack
+            .positions
+            .iter()
+            .flat_map(|p| p.to_be_bytes())
+            .collect();
+        cmd.arg(pack.score.0)
+            .arg(&head_field(first)[..])
+            .arg(positions);
     }
+    run(connection, &cmd).await?;
+    Ok(())
 }

@@ -9,7 +9,7 @@ mod resume;
 mod turn;
 mod upkeep;
 
-pub(super) use cancel::{CancelReply, Named, cancel};
+pub(super) use cancel::{CancelReply, Named, UntidyPack, cancel, tidy};
 pub(super) use insert::{InsertReply, NewPack, Verdict, insert};
 pub(super) use place::{
     Move, ParkPlace, ParkedMessage, PlaceReply, Requeue, park, place_reply, requeue, shift,
@@ -36,6 +36,7 @@ static TURN_AND_READ: LazyLock<Script> = LazyLock::new(|| {
     Script::new(&format!("local function turn()\n{turn}end\n{read}"))
 });
 static CANCEL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/cancel.lua")));
+static TIDY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/tidy.lua")));
 static MOVE: LazyLock<Script> = LazyLock::new(|| storing(include_str!("../lua/move.lua")));
 static PARK: LazyLock<Script> = LazyLock::new(|| storing(include_str!("../lua/park.lua")));
 static REQUEUE: LazyLock<Script> = LazyLock::new(|| storing(include_str!("../lua/requeue.lua")));
@@ -62,6 +63,7 @@ impl Scripts {
             &TURN,
             &TURN_AND_READ,
             &CANCEL,
+            &TIDY,
             &MOVE,
             &PARK,
             &REQUEUE,

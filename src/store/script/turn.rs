@@ -8,8 +8,8 @@ use redis::{Cmd, Pipeline, RedisError, Script, Value};
 
 use crate::id::{Place, Score};
 use crate::message::UnixMs;
-use crate::store::claim::{Held, Read, ReadPack, Turn, TurnReply};
-use crate::store::entry::place_of;
+use crate::store::claim::{Held, Mark, Read, ReadPack, Turn, TurnReply};
+use crate::store::entry::{mark_of, place_of};
 use crate::store::keys::ShardKeys;
 use crate::store::pack::Pack;
 use crate::store::script::{
@@ -98,10 +98,14 @@ fn command(script: &Script, names: &[String], claim_ttl: Duration, turn: &Turn) 
         None => cmd.arg("").arg(""),
     };
     for finished in &turn.finished {
-        cmd.arg(finished.score.0).arg(finished.topics.len());
+        let shares = finished.topics.len() + finished.uncounted.len();
+        cmd.arg(finished.score.0).arg(shares);
         for share in &finished.topics {
             cmd.arg(share.topic.as_str());
             cmd.arg(share.delivered).arg(share.bytes);
+        }
+        for (place, topic) in &finished.uncounted {
+            cmd.arg(topic.as_str()).arg(&mark_of(*place)[..]).arg("");
         }
     }
     cmd
@@ -127,7 +131,7 @@ fn held(now_us: u64, parts: &mut Parts) -> Result<Held, RedisError> {
         ))
     };
     let handed_before = UnixMs(parts.number()?);
-    let marks = marks(parts.value()?)?;
+    let marks = marks_with_scores(parts.value()?)?;
     let now = UnixMs(now_us / 1_000);
     Ok(Held {
         now,
@@ -170,6 +174,22 @@ fn score_of(text: &str) -> Result<u64, RedisError> {
             .map_err(|_not_a_number| misshapen("score"));
     }
     Err(misshapen("score"))
+}
+
+/// Marks with their scores, as ZRANGEBYSCORE WITHSCORES answers. One that is not ours is nobody's.
+fn marks_with_scores(value: Value) -> Result<Vec<Mark>, RedisError> {
+    let mut parts = Parts::of("marks", value)?;
+    let mut marks = Vec::with_capacity(parts.rest.len() / 2);
+    while parts.rest.len() > 0 {
+        let place = place_of(&parts.bytes()?);
+        let due: f64 = parts
+            .word()?
+            .parse()
+            .map_err(|_not_a_number| misshapen("marks"))?;
+        let counted = due.fract() == 0.0;
+        marks.extend(place.map(|place| Mark { place, counted }));
+    }
+    Ok(marks)
 }
 
 /// Marks, as ZRANGEBYSCORE answers. One that is not ours is nobody's.

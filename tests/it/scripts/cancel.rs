@@ -1,9 +1,12 @@
 //! cancel: exact answers from due, H and S; bytes go only beyond what an owner has opened.
 
+use std::future::ready;
+
 use futures_util::future::join_all;
-use nsqdelayd::store::{Finished, Reschedule};
+use nsqdelayd::store::{Finished, Mark, ReadMarks, Reschedule, TopicShare};
 
 use super::*;
+use crate::support::wait::until_async;
 
 on_both_servers! {
     beyond_the_opened_the_bytes_come_back;
@@ -15,7 +18,10 @@ on_both_servers! {
     what_is_handed_out_is_in_flight;
     what_is_settled_is_gone;
     answers_come_in_the_order_asked;
-    a_pack_that_a_failover_lost_is_gone;
+    what_a_failover_lost_stays_cancelled;
+    many_are_counted_and_give_their_bytes_back_soon;
+    what_nobody_tidied_is_counted_when_its_pack_goes;
+    a_store_that_stops_tidies_first;
 }
 
 async fn beyond_the_opened_the_bytes_come_back(server: Redis) {
@@ -146,6 +152,7 @@ async fn two_thirds_of_a_pack_give_their_bytes_back(server: Redis) {
     let finished = Finished {
         score: last.score,
         topics: Vec::new(),
+        uncounted: Vec::new(),
     };
     bench.turn(|turn| turn.finished = vec![finished]).await;
     assert!(bench.packs().is_empty() && bench.pending().is_empty());
@@ -250,10 +257,147 @@ async fn answers_come_in_the_order_asked(server: Redis) {
     assert_eq!(bench.marks().len(), 1);
 }
 
-async fn a_pack_that_a_failover_lost_is_gone(server: Redis) {
+/// What was lost may come again, when its insert arrives twice: it is not delivered then either.
+async fn what_a_failover_lost_stays_cancelled(server: Redis) {
     let bench = Bench::open(server).await;
-    let (id, _) = bench.put(bench.now() + HOUR).await;
+    let due = bench.now() + HOUR;
+    let (id, minted) = bench.put(due).await;
+    let lost = bench.packs().remove(0);
     let _lost: u64 = bench.ask("DEL :due");
-    assert_eq!(bench.cancel(&id).await, Cancel::NotFound);
-    assert!(bench.marks().is_empty());
+    assert_eq!(bench.cancel(&id).await, Cancel::Cancelled);
+    let mut again = redis::cmd("ZADD");
+    bench.run::<()>(again.arg(Bench::key("due")).arg(lost.0).arg(lost.1));
+    assert_eq!(bench.store.get(id.clone()).await.unwrap(), None);
+    assert_eq!(bench.cancel(&id).await, Cancel::Cancelled);
+    assert_eq!(bench.marks(), HashMap::from([(mark_of(minted.place), due)]));
+    assert!(bench.packs().is_empty() && bench.pending().is_empty());
+}
+
+/// Cancels in so many requests at the same time that they are answered before they are tidied.
+async fn cancel_all(bench: &Bench, ids: &[MessageId]) {
+    let requests = ids.chunks(10).map(|ids| bench.store.cancel(ids.to_vec()));
+    for answers in join_all(requests).await {
+        let mut answers = answers.unwrap().into_iter();
+        assert!(answers.all(|answer| answer == Cancel::Cancelled));
+    }
+}
+
+/// Messages in packs of thirty, and of one.
+async fn thirties(bench: &Bench, due: u64) -> Vec<MessageId> {
+    let mut ids = Vec::new();
+    for pack in 0..4 {
+        let of = |n: u64| {
+            message(
+                &format!("body-{n}"),
+                Due::At(UnixMs(due + pack * 2_000 + n)),
+            )
+        };
+        let receipts = bench.store.schedule((0..30).map(of).collect()).await;
+        ids.extend(receipts.unwrap().into_iter().map(|receipt| receipt.id));
+    }
+    for n in 0..5 {
+        ids.push(bench.put(due + HOUR + n).await.0);
+    }
+    ids
+}
+
+async fn many_are_counted_and_give_their_bytes_back_soon(server: Redis) {
+    let bench = Bench::open(server).await;
+    let ids = thirties(&bench, bench.now() + HOUR).await;
+    let (kept, cancelled): (Vec<_>, Vec<_>) =
+        ids.into_iter().enumerate().partition(|(n, _)| n % 10 == 3);
+    let ids: Vec<_> = cancelled.into_iter().map(|(_, id)| id).collect();
+    // The same ones again, in the same call: counted once.
+    let twice: Vec<_> = ids.iter().chain(&ids).cloned().collect();
+    cancel_all(&bench, &twice).await;
+    for id in &ids {
+        assert_eq!(bench.store.get(id.clone()).await.unwrap(), None);
+    }
+    let left = HashMap::from([(TOPIC.to_owned(), kept.len() as u64)]);
+    until_async("all is counted", || ready(bench.pending() == left)).await;
+    // Of each pack a tenth is left.
+    let of_each = bench.packs().into_iter().map(|(score, value)| {
+        let pack = Pack::decode(Score(score), Bytes::from(value)).unwrap();
+        pack.records.len()
+    });
+    assert_eq!(of_each.collect::<Vec<_>>(), [3, 3, 3, 3, 1]);
+    cancel_all(&bench, &ids).await;
+    for (_, id) in &kept {
+        assert!(bench.store.get(id.clone()).await.unwrap().is_some());
+    }
+    assert_eq!(bench.pending(), left);
+}
+
+/// The instance that cancelled died behind its answer.
+async fn what_nobody_tidied_is_counted_when_its_pack_goes(server: Redis) {
+    let bench = Bench::open(server).await;
+    for tidied_meanwhile in [false, true] {
+        let due = bench.now() + if tidied_meanwhile { 4 * HOUR } else { HOUR };
+        let messages = ten(&bench, due).await;
+        let pack = only_pack(&bench);
+        let place = |position| Place {
+            score: pack.score,
+            nonce: pack.nonce,
+            position,
+        };
+        for position in [2, 4] {
+            let record = &pack.records[usize::from(position)];
+            let mut mark = redis::cmd("ZADD");
+            mark.arg(Bench::key("cancelled"));
+            mark.arg(format!("{}.5", record.due.0 - 1));
+            bench.run::<()>(mark.arg(&mark_of(place(position))[..]));
+        }
+        let cancelled = messages[2].0.clone();
+        assert_eq!(bench.store.get(cancelled.clone()).await.unwrap(), None);
+        let to = UnixMs(due + 9);
+        let marks = ReadMarks {
+            after: UnixMs(0),
+            to,
+        };
+        let held = bench.turn(|turn| {
+            turn.open_to = to;
+            turn.marks = Some(marks);
+        });
+        let uncounted = |position| Mark {
+            place: place(position),
+            counted: false,
+        };
+        assert_eq!(held.await.marks, [uncounted(2), uncounted(4)]);
+        if tidied_meanwhile {
+            assert_eq!(bench.cancel(&cancelled).await, Cancel::Cancelled);
+        }
+        let counted: u64 = bench.pending().values().sum();
+        assert_eq!(counted, if tidied_meanwhile { 9 } else { 10 });
+        let share = |name: &[u8], delivered, bytes| TopicShare {
+            topic: TopicName::parse(name).unwrap(),
+            delivered,
+            bytes,
+        };
+        let orders = TopicName::parse(b"orders").unwrap();
+        let finished = Finished {
+            score: pack.score,
+            topics: vec![share(b"bills", 4, 24), share(b"orders", 4, 36)],
+            uncounted: vec![(place(2), orders.clone()), (place(4), orders)],
+        };
+        bench.set_horizon("handed", due + HOUR);
+        // All that S passes loses its marks in the same turn.
+        bench
+            .turn(|turn| {
+                turn.finished = vec![finished];
+                turn.settle_to = UnixMs(due + HOUR);
+            })
+            .await;
+        assert!(bench.packs().is_empty() && bench.marks().is_empty());
+        assert_eq!(bench.pending(), HashMap::new());
+    }
+}
+
+async fn a_store_that_stops_tidies_first(server: Redis) {
+    let bench = Bench::open(server).await;
+    let ids = thirties(&bench, bench.now() + HOUR).await;
+    cancel_all(&bench, &ids).await;
+    bench.stop.cancel();
+    bench.tracker.close();
+    bench.tracker.wait().await;
+    assert_eq!(bench.pending(), HashMap::new());
 }

@@ -68,6 +68,7 @@ async fn without_memory_inserts_are_refused_and_all_else_goes_on(server: Redis) 
             delivered: 1,
             bytes: 0,
         }],
+        uncounted: Vec::new(),
     };
     let held = bench
         .turn(|turn| {

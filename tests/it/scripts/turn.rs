@@ -175,6 +175,10 @@ async fn reads_go_on_from_the_cursor_up_to_a_limit(server: Redis) {
     assert_eq!(seen, have[..4]);
 }
 
+fn places_of(held: &Held) -> Vec<Place> {
+    held.marks.iter().map(|mark| mark.place).collect()
+}
+
 async fn marks_are_read_by_their_due_times(server: Redis) {
     let bench = Bench::open(server).await;
     let due = bench.now() + HOUR;
@@ -189,13 +193,16 @@ async fn marks_are_read_by_their_due_times(server: Redis) {
         to: UnixMs(due + 2),
     };
     let held = bench.turn(|turn| turn.marks = Some(marks)).await;
-    assert_eq!(held.marks, places[1..3]);
+    assert_eq!(places_of(&held), places[1..3]);
     let both = |turn: &mut Turn| {
         turn.marks = Some(marks);
         turn.read = Some(everything());
     };
     let held = bench.turn(both).await;
-    assert_eq!((held.marks, held.packs.len()), (places[1..3].to_vec(), 0));
+    assert_eq!(
+        (&places_of(&held)[..], held.packs.len()),
+        (&places[1..3], 0)
+    );
 }
 
 async fn an_idle_shard_has_no_claim_and_watches_for_what_comes_before_its_head(server: Redis) {
@@ -287,5 +294,6 @@ fn finished(score: Score, messages: u64) -> Finished {
     Finished {
         score,
         topics: vec![share],
+        uncounted: Vec::new(),
     }
 }

@@ -1,4 +1,6 @@
-//! Cancels of the model, and the heads of packs of which something was cancelled.
+//! Cancels of the model, what follows from them, and the heads of packs of which something was cancelled.
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use nsqdelayd::id::Place;
@@ -6,6 +8,7 @@ use nsqdelayd::message::{TopicName, UnixMs};
 use nsqdelayd::store::{Cancel, Record};
 
 use super::Bug;
+use super::holding::still_there;
 use super::shard::{Entry, Kind, Named, Shard};
 
 /// What is cancelled of a pack of several.
@@ -42,10 +45,32 @@ impl Shard {
         if (due <= self.handed || maybe) && self.bug != Some(Bug::CancelIgnoresHanded) {
             return Cancel::InFlight;
         }
-        let Some((stored, topic)) = self.stored_at(place) else {
-            return Cancel::NotFound;
-        };
         self.cancelled.insert(place, due);
+        self.uncounted.insert(place);
+        if let Some(entry) = entry {
+            let kind = Kind::Cancelled;
+            self.ids.insert(named.id.clone(), Entry { kind, ..entry });
+            self.live.remove(&named.id);
+            self.gone.insert(named.id.clone(), now.plus_ms(window_ms));
+        }
+        Cancel::Cancelled
+    }
+
+    /// Where a cancel of that message has set a mark that was not counted off.
+    pub(crate) fn untidy_at(&self, named: &Named) -> Option<Place> {
+        let entry = self.ids.get(&named.id).map(|entry| entry.place);
+        let place = entry.or(named.place.map(|(place, _)| place))?;
+        self.uncounted.contains(&place).then_some(place)
+    }
+
+    /// `tidy.lua`, for one mark.
+    pub(crate) fn tidy(&mut self, place: Place) {
+        let Some((stored, topic)) = self.stored_at(place) else {
+            return;
+        };
+        if !self.uncounted.remove(&place) {
+            return;
+        }
         self.count(&topic, -1);
         let is_beyond = place.score.due() > self.opened;
         if stored > 1 {
@@ -56,13 +81,29 @@ impl Shard {
         } else if is_beyond {
             self.remove(place.score);
         }
-        if let Some(entry) = entry {
-            let kind = Kind::Cancelled;
-            self.ids.insert(named.id.clone(), Entry { kind, ..entry });
-            self.live.remove(&named.id);
-            self.gone.insert(named.id.clone(), now.plus_ms(window_ms));
+    }
+
+    /// What `pending` must say: all that lies there, but for what is cancelled and counted off, moved or parked.
+    pub(crate) fn recount(&self) -> BTreeMap<TopicName, i64> {
+        let mut counts: BTreeMap<TopicName, i64> = BTreeMap::new();
+        for pack in self.due.values().flatten() {
+            for record in &pack.records {
+                let place = Place {
+                    score: pack.score,
+                    nonce: pack.nonce,
+                    position: record.position,
+                };
+                if !self.is_marked(place) || self.uncounted.contains(&place) {
+                    *counts.entry(record.topic.clone()).or_default() += 1;
+                }
+            }
         }
-        Cancel::Cancelled
+        for pack in self.held.values().flat_map(BTreeMap::values) {
+            for (record, ..) in still_there(self, pack) {
+                *counts.entry(record.topic).or_default() += 1;
+            }
+        }
+        counts
     }
 
     /// Whether a record is not to be delivered from there, by its mark or by its pack's head.

@@ -350,9 +350,20 @@ impl ScheduleStore for ModelStore {
             for id in ids {
                 let (shard, named) = (self.shard_of(&id), self.named(&id));
                 let answer = self.link.send(&self.server, Request::Ask, move |server| {
-                    server.run(shard, |keys, now| keys.cancel(now, window, &named))
+                    server.run(shard, |keys, now| {
+                        let answer = keys.cancel(now, window, &named);
+                        (answer, keys.untidy_at(&named))
+                    })
                 });
-                answers.push(answer.await?);
+                let (answer, untidy) = answer.await?;
+                answers.push(answer);
+                if let Some(place) = untidy.filter(|_| self.server.settings.tidies) {
+                    // The message is cancelled, whatever becomes of this.
+                    let tidied = self.link.send(&self.server, Request::Ask, move |server| {
+                        server.run(shard, |keys, _| keys.tidy(place));
+                    });
+                    let _best_effort = tidied.await;
+                }
             }
             Ok(answers)
         })

@@ -16,7 +16,7 @@ use super::{ModelStore, Request};
 const ATTEMPTS_MAX: u32 = 20;
 
 /// Those of a pack's messages that are still held there.
-fn still_there(keys: &Shard, pack: &Pack) -> Vec<(Record, String, Entry)> {
+pub(super) fn still_there(keys: &Shard, pack: &Pack) -> Vec<(Record, String, Entry)> {
     let still = pack.records.iter().filter_map(|record| {
         let id = String::from_utf8(record.id.clone()?.to_vec()).unwrap();
         let entry = *keys.ids.get(&id)?;

@@ -45,6 +45,8 @@ pub(crate) enum Bug {
     SettleBeforeOk,
     /// A sweep finds nothing of what was missed.
     BlindSweep,
+    /// A turn does not count what was cancelled and never tidied.
+    UntidyNotCounted,
 }
 
 /// Redis's clock: µs since the epoch.
@@ -60,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) instance_ttl_ms: u64,
     pub(crate) dedupe_window_ms: u64,
     pub(crate) dead_letters_max: usize,
+    /// What follows from a cancel is done at once, or else when its pack is removed.
+    pub(crate) tidies: bool,
     pub(crate) bug: Option<Bug>,
 }
 

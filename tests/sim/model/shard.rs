@@ -1,13 +1,13 @@
 //! One shard as the scripts see it: one function per script, in the script's order. Knows no client.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use nsqdelayd::id::{Place, Score};
 use nsqdelayd::message::{TopicName, UnixMs};
 use nsqdelayd::shard::ShardId;
 use nsqdelayd::store::{
-    ClaimToken, Held, Pack, ReadMarks, ReadPack, Record, Swept, Turn, TurnReply,
+    ClaimToken, Held, Mark, Pack, ReadMarks, ReadPack, Record, Swept, Turn, TurnReply,
 };
 
 use super::Bug;
@@ -124,6 +124,8 @@ pub(crate) struct Shard {
     pub(crate) below: u64,
     pub(crate) closed: bool,
     pub(crate) cancelled: BTreeMap<Place, UnixMs>,
+    /// Those of the marks that have not been counted off.
+    pub(crate) uncounted: BTreeSet<Place>,
     /// By score and nonce of a pack of several: what of it is cancelled.
     pub(crate) heads: BTreeMap<(Score, u32), Head>,
     pub(crate) ids: BTreeMap<String, Entry>,
@@ -321,6 +323,19 @@ impl Shard {
     }
 
     fn settle(&mut self, turn: &Turn) {
+        for finished in &turn.finished {
+            let removed = self.remove(finished.score);
+            if removed == 1 {
+                for share in &finished.topics {
+                    self.count(&share.topic, -i64::try_from(share.delivered).unwrap());
+                }
+                for (place, topic) in &finished.uncounted {
+                    if self.uncounted.remove(place) && self.bug != Some(Bug::UntidyNotCounted) {
+                        self.count(topic, -1);
+                    }
+                }
+            }
+        }
         if turn.settle_to > self.settled {
             self.settled = turn.settle_to.min(self.handed);
             let trimmed = self.settled.minus_ms(4_096);
@@ -330,14 +345,8 @@ impl Shard {
                 }
             }
             self.cancelled.retain(|_, due| *due > trimmed);
-        }
-        for finished in &turn.finished {
-            let removed = self.remove(finished.score);
-            if removed == 1 {
-                for share in &finished.topics {
-                    self.count(&share.topic, -i64::try_from(share.delivered).unwrap());
-                }
-            }
+            self.uncounted
+                .retain(|place| self.cancelled.contains_key(place));
         }
     }
 
@@ -357,7 +366,7 @@ impl Shard {
             .collect()
     }
 
-    fn marks(&self, read: ReadMarks) -> Vec<Place> {
+    fn marks(&self, read: ReadMarks) -> Vec<Mark> {
         if self.bug == Some(Bug::MarksDropped) {
             return Vec::new();
         }
@@ -365,7 +374,10 @@ impl Shard {
         self.cancelled
             .iter()
             .filter(within)
-            .map(|(p, _)| *p)
+            .map(|(place, _)| Mark {
+                place: *place,
+                counted: !self.uncounted.contains(place),
+            })
             .collect()
     }
 

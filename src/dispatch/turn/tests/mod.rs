@@ -6,7 +6,7 @@ mod random;
 use bytes::Bytes;
 
 use super::*;
-use crate::store::{BadPack, Pack};
+use crate::store::{BadPack, Mark, Pack};
 
 const AHEAD_MS: u64 = 50;
 const ROOM: usize = 1 << 20;
@@ -22,7 +22,8 @@ struct Shard {
     below: u64,
     claimed: bool,
     packs: BTreeMap<Score, ReadPack>,
-    marks: BTreeMap<Place, UnixMs>,
+    /// With their dues, and whether they were counted off when they were set: every other is.
+    marks: BTreeMap<Place, (UnixMs, bool)>,
     /// Messages that the counters beside the packs tell.
     pending: i64,
     /// Packs so far.
@@ -63,28 +64,35 @@ impl Shard {
         if key.due <= self.handed || self.marks.contains_key(&key.place) {
             return false;
         }
-        self.marks.insert(key.place, key.due);
-        self.pending -= 1;
         let score = key.place.score;
         let alone = matches!(&self.packs[&score], ReadPack::Pack(pack) if pack.records.len() == 1);
-        if alone && score.due() > self.opened {
+        let goes = alone && score.due() > self.opened;
+        let counted = goes || self.marks.len().is_multiple_of(2);
+        self.marks.insert(key.place, (key.due, counted));
+        if goes {
             self.packs.remove(&score);
         }
+        self.pending -= i64::from(counted);
         true
     }
 
     /// As `turn.lua` does, and the reads after it.
     fn turn(&mut self, turn: &Turn) -> Held {
-        if turn.settle_to > self.settled {
-            self.settled = turn.settle_to.min(self.handed);
-            let trimmed = self.settled.minus_ms(4_096);
-            self.marks.retain(|_, due| *due > trimmed);
-        }
         for finished in &turn.finished {
             if self.packs.remove(&finished.score).is_some() {
                 let delivered: u64 = finished.topics.iter().map(|share| share.delivered).sum();
                 self.pending -= i64::try_from(delivered).unwrap();
+                for (place, _) in &finished.uncounted {
+                    let (_, counted) = self.marks.get_mut(place).unwrap();
+                    self.pending -= i64::from(!*counted);
+                    *counted = true;
+                }
             }
+        }
+        if turn.settle_to > self.settled {
+            self.settled = turn.settle_to.min(self.handed);
+            let trimmed = self.settled.minus_ms(4_096);
+            self.marks.retain(|_, (due, _)| *due > trimmed);
         }
         let handed_before = self.handed;
         self.handed = self.handed.max(turn.hand_out_to.min(UnixMs(self.now)));
@@ -106,8 +114,12 @@ impl Shard {
         let packs = turn.read.map_or_else(Vec::new, |read| self.read(read));
         let marks = turn.marks.map_or_else(Vec::new, |read| {
             let wanted = |due: &UnixMs| read.after < *due && *due <= read.to;
-            let marks = self.marks.iter().filter(|(_, due)| wanted(due));
-            marks.map(|(place, _)| *place).collect()
+            let marks = self.marks.iter().filter(|(_, (due, _))| wanted(due));
+            let mark = |(place, (_, counted)): (&Place, &(UnixMs, bool))| Mark {
+                place: *place,
+                counted: *counted,
+            };
+            marks.map(mark).collect()
         });
         Held {
             now: UnixMs(self.now),
@@ -312,19 +324,19 @@ fn a_reply_that_was_not_asked_for_is_stale() {
 fn what_is_marked_is_not_sent() {
     for read_before in [true, false] {
         let (mut shard, mut memory) = (Shard::at(980), memory(980));
-        let keys = shard.insert(0, &[1_000, 1_001]);
+        let keys = shard.insert(0, &[1_000, 1_001, 1_002]);
         if read_before {
             turn(&mut memory, &mut shard);
         }
-        assert!(shard.cancel(keys[0]));
+        assert!(shard.cancel(keys[0]) && shard.cancel(keys[1]));
         shard.now = 1_010;
-        assert_eq!(turn(&mut memory, &mut shard), keys[1..]);
-        memory.delivered(keys[1]);
+        assert_eq!(turn(&mut memory, &mut shard), keys[2..]);
+        memory.delivered(keys[2]);
         turn(&mut memory, &mut shard);
         assert!(shard.packs.is_empty());
         assert_eq!(
             shard.pending, 0,
-            "the cancelled one is not counted as delivered"
+            "the cancelled ones are not counted as delivered, nor twice"
         );
     }
 }
@@ -397,20 +409,25 @@ fn a_finished_pack_counts_what_was_delivered_by_topic() {
         bytes,
     };
     let topics = vec![of_topic("a", 2, 3), of_topic("b", 1, 1)];
-    let finished = Finished { score, topics };
+    let uncounted = Vec::new();
+    let finished = Finished {
+        score,
+        topics,
+        uncounted,
+    };
     assert_eq!(last.finished, [finished]);
 }
 
 #[test]
 fn what_a_session_before_has_settled_is_only_counted() {
     let (mut shard, mut memory) = (Shard::at(900), memory(900));
-    let keys = shard.insert(0, &[1_000, 1_001, 1_002]);
-    assert!(shard.cancel(keys[1]));
-    shard.handed = UnixMs(1_001);
-    shard.settled = UnixMs(1_001);
+    let keys = shard.insert(0, &[1_000, 1_001, 1_002, 1_003]);
+    assert!(shard.cancel(keys[1]) && shard.cancel(keys[2]));
+    shard.handed = UnixMs(1_002);
+    shard.settled = UnixMs(1_002);
     shard.now = 1_010;
-    assert_eq!(turn(&mut memory, &mut shard), keys[2..]);
-    memory.delivered(keys[2]);
+    assert_eq!(turn(&mut memory, &mut shard), keys[3..]);
+    memory.delivered(keys[3]);
     turn(&mut memory, &mut shard);
     assert_eq!(shard.pending, 0);
 }

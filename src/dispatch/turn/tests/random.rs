@@ -1,5 +1,7 @@
 //! Random runs of a shard and its owner: inserts, cancels, a clock that jumps, narrow reads, crashes.
 
+use std::collections::HashSet;
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,0 +1,138 @@
+//! One round of cancels: marks, shard by shard, and what follows from them, pack by pack: before the answer, or left for
+//! later.
+
+use std::collections::BTreeMap;
+use std::iter;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
+
+use crate::id::{MessageId, Place};
+use crate::shard::ShardId;
+use crate::store::core::Core;
+use crate::store::lookup::{asked, link};
+use crate::store::script::{self, CancelReply, Named, UntidyPack};
+use crate::store::untidy::Untidy;
+use crate::store::{Cancel, Error};
+
+/// Most messages of one script: each takes some µs, and no call may take 5 ms.
+const MESSAGES_MAX: usize = 500;
+/// Scripts under way that tidy one round before its answer: others' questions come between.
+const TIDYING_MAX: usize = 2;
+
+/// What one round came to.
+#[derive(Debug)]
+pub(super) struct Round {
+    /// An answer for each id. What fails of one script says nothing of the others.
+    pub(super) answers: Vec<Result<Cancel, Arc<Error>>>,
+    /// What was marked and not tidied.
+    pub(super) untidy: Vec<(ShardId, Place)>,
+}
+
+/// Cancels each of `ids`. `at_once`: leaves nothing untidy, so that what is counted is right when this is answered.
+pub(super) async fn cancel(core: &Core, ids: &[MessageId], at_once: bool) -> Round {
+    let mut round = mark(core, ids).await;
+    if at_once {
+        let mut untidy = Untidy::default();
+        for (shard, place) in round.untidy.drain(..) {
+            untidy.add(shard, place);
+        }
+        let scripts = stream::iter(iter::from_fn(|| untidy.take()));
+        let tidying = scripts.map(|(shard, packs)| async move { tidy(core, shard, &packs).await });
+        tidying.buffer_unordered(TIDYING_MAX).collect::<()>().await;
+    }
+    round
+}
+
+/// Counts off what is marked of these packs, and takes their bytes back. If it fails, that is done when the packs are
+/// due.
+pub(super) async fn tidy(core: &Core, shard: ShardId, packs: &[UntidyPack]) {
+    let Ok(mut link) = link(core) else {
+        return;
+    };
+    let keys = core.keys.shard(shard);
+    if let Err(error) = script::tidy(&mut link.connection, &keys, packs).await {
+        let error = asked(core, &link, error);
+        tracing::debug!(%error, "what was cancelled is counted when it is due");
+    }
+}
+
+/// Sets the marks, one script per shard and chunk, all under way together.
+async fn mark(core: &Core, ids: &[MessageId]) -> Round {
+    let mut answers: Vec<Result<Cancel, Arc<Error>>> = vec![Ok(Cancel::NotFound); ids.len()];
+    let mut untidy = Vec::new();
+    let link = match link(core) {
+        Ok(link) => link,
+        Err(error) => {
+            answers.fill(Err(Arc::new(error)));
+            return Round { answers, untidy };
+        }
+    };
+    let shards = by_shard(core, ids);
+    let chunks = shards
+        .iter()
+        .flat_map(|(shard, named)| named.chunks(MESSAGES_MAX).map(move |chunk| (*shard, chunk)));
+    let asking = chunks.map(|(shard, chunk)| {
+        let mut connection = link.connection.clone();
+        async move {
+            let keys = core.keys.shard(shard);
+            let window = core.config.dedupe_window;
+            let named = chunk.iter().map(|(_, named)| named);
+            let replies = script::cancel(&mut connection, &keys, window, named).await;
+            (shard, chunk, replies)
+        }
+    });
+    for (shard, chunk, replies) in join_all(asking).await {
+        match replies {
+            Ok((replies, found)) => {
+                for ((index, named), reply) in chunk.iter().zip(replies) {
+                    if let Some(answer) = answers.get_mut(*index) {
+                        *answer = Ok(answer_of(reply));
+                    }
+                    if let (CancelReply::Cancelled, Some((place, _))) = (reply, named.place) {
+                        untidy.push((shard, place));
+                    }
+                }
+                untidy.extend(found.into_iter().map(|place| (shard, place)));
+            }
+            Err(error) => {
+                let error = Arc::new(asked(core, &link, error));
+                for (index, _) in chunk {
+                    if let Some(answer) = answers.get_mut(*index) {
+                        *answer = Err(Arc::clone(&error));
+                    }
+                }
+            }
+        }
+    }
+    Round { answers, untidy }
+}
+
+fn answer_of(reply: CancelReply) -> Cancel {
+    match reply {
+        CancelReply::Cancelled => Cancel::Cancelled,
+        CancelReply::InFlight => Cancel::InFlight,
+        CancelReply::Gone => Cancel::NotFound,
+        CancelReply::Dead => Cancel::Dead,
+    }
+}
+
+/// The ids of each shard, with their places in the answer. An id of a shard that is not there names nothing.
+fn by_shard(core: &Core, ids: &[MessageId]) -> BTreeMap<ShardId, Vec<(usize, Named)>> {
+    let mut shards: BTreeMap<ShardId, Vec<(usize, Named)>> = BTreeMap::new();
+    for (index, id) in ids.iter().enumerate() {
+        let shard = core.shard_of(id);
+        if shard.generation != core.topology.generation || shard.index >= core.topology.shards {
+            continue;
+        }
+        let place = match id {
+            MessageId::Minted(minted) => Some((minted.place, minted.due)),
+            MessageId::Client(_) => None,
+        };
+        let id = core.id_key.text(id);
+        let named = shards.entry(shard).or_default();
+        named.push((index, Named { id, place }));
+    }
+    shards
+}
