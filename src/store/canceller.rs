@@ -13,10 +13,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::id::{MessageId, Place};
+use crate::id::{MessageId, Score};
 use crate::shard::ShardId;
 use crate::store::cancelling::{self, Round};
 use crate::store::core::Core;
+use crate::store::tidying;
 use crate::store::untidy::Untidy;
 use crate::store::{Cancel, Error, ErrorKind};
 
@@ -29,12 +30,12 @@ const QUEUED_IDS_MAX: usize = 100_000;
 /// Ids of a round of several requests that is tidied before it is answered; with more, packs wait until they have more
 /// that is cancelled.
 const TIDY_AT_ONCE_MAX: usize = 16;
-/// Cancelled messages that may wait to be tidied; with more, cancels wait.
+/// Packs that may wait to be tidied; with more, cancels wait.
 const UNTIDY_MAX: usize = 200_000;
 /// Tidying begins when no round has ended for so long,
 const TIDY_PAUSE: Duration = Duration::from_millis(20);
 /// and no later than this after the first: by then most packs have several that are cancelled.
-const TIDY_AFTER: Duration = Duration::from_secs(1);
+const TIDY_AFTER: Duration = Duration::from_secs(5);
 
 /// Ids that one caller wants cancelled.
 #[derive(Debug)]
@@ -119,7 +120,7 @@ impl Gatherer {
                 && let Some((shard, packs)) = self.batch.take()
             {
                 let core = &core;
-                tidying.push(async move { cancelling::tidy(core, shard, &packs).await });
+                tidying.push(tidying::tidy(core, shard, packs));
             }
             let tidy_at = self.tidy_at.map(|(at, _)| at);
             tokio::select! {
@@ -141,12 +142,12 @@ impl Gatherer {
     }
 
     /// What a round has left untidy.
-    fn note(&mut self, untidy: Vec<(ShardId, Place)>) {
+    fn note(&mut self, untidy: Vec<(ShardId, (Score, u32))>) {
         if untidy.is_empty() {
             return;
         }
-        for (shard, place) in untidy {
-            self.untidy.add(shard, place);
+        for (shard, pack) in untidy {
+            self.untidy.add(shard, pack);
         }
         let now = Instant::now();
         let latest = self.tidy_at.map_or(now + TIDY_AFTER, |(_, latest)| latest);
@@ -183,7 +184,7 @@ async fn until(at: Option<Instant>) {
 }
 
 /// One round. What fails, fails for those whose ids were in it. Returns what it leaves untidy.
-async fn ask(core: Arc<Core>, requests: Vec<Request>) -> Vec<(ShardId, Place)> {
+async fn ask(core: Arc<Core>, requests: Vec<Request>) -> Vec<(ShardId, (Score, u32))> {
     let ids: Vec<MessageId> = requests.iter().flat_map(|r| &r.ids).cloned().collect();
     let at_once = requests.len() == 1 || ids.len() <= TIDY_AT_ONCE_MAX;
     let Round { answers, untidy } = cancelling::cancel(&core, &ids, at_once).await;

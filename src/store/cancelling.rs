@@ -8,11 +8,12 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 
-use crate::id::{MessageId, Place};
+use crate::id::{MessageId, Score};
 use crate::shard::ShardId;
 use crate::store::core::Core;
 use crate::store::lookup::{asked, link};
-use crate::store::script::{self, CancelReply, Named, UntidyPack};
+use crate::store::script::{self, CancelReply, Named};
+use crate::store::tidying;
 use crate::store::untidy::Untidy;
 use crate::store::{Cancel, Error};
 
@@ -26,8 +27,8 @@ const TIDYING_MAX: usize = 2;
 pub(super) struct Round {
     /// An answer for each id. What fails of one script says nothing of the others.
     pub(super) answers: Vec<Result<Cancel, Arc<Error>>>,
-    /// What was marked and not tidied.
-    pub(super) untidy: Vec<(ShardId, Place)>,
+    /// Packs that were not tidied, by score and nonce.
+    pub(super) untidy: Vec<(ShardId, (Score, u32))>,
 }
 
 /// Cancels each of `ids`. `at_once`: leaves nothing untidy, so that what is counted is right when this is answered.
@@ -35,27 +36,15 @@ pub(super) async fn cancel(core: &Core, ids: &[MessageId], at_once: bool) -> Rou
     let mut round = mark(core, ids).await;
     if at_once {
         let mut untidy = Untidy::default();
-        for (shard, place) in round.untidy.drain(..) {
-            untidy.add(shard, place);
+        for (shard, pack) in round.untidy.drain(..) {
+            untidy.add(shard, pack);
         }
         let scripts = stream::iter(iter::from_fn(|| untidy.take()));
-        let tidying = scripts.map(|(shard, packs)| async move { tidy(core, shard, &packs).await });
-        tidying.buffer_unordered(TIDYING_MAX).collect::<()>().await;
+        let all =
+            scripts.map(|(shard, packs)| async move { tidying::tidy(core, shard, packs).await });
+        all.buffer_unordered(TIDYING_MAX).collect::<()>().await;
     }
     round
-}
-
-/// Counts off what is marked of these packs, and takes their bytes back. If it fails, that is done when the packs are
-/// due.
-pub(super) async fn tidy(core: &Core, shard: ShardId, packs: &[UntidyPack]) {
-    let Ok(mut link) = link(core) else {
-        return;
-    };
-    let keys = core.keys.shard(shard);
-    if let Err(error) = script::tidy(&mut link.connection, &keys, packs).await {
-        let error = asked(core, &link, error);
-        tracing::debug!(%error, "what was cancelled is counted when it is due");
-    }
 }
 
 /// Sets the marks, one script per shard and chunk, all under way together.
@@ -78,8 +67,8 @@ async fn mark(core: &Core, ids: &[MessageId]) -> Round {
         async move {
             let keys = core.keys.shard(shard);
             let window = core.config.dedupe_window;
-            let named = chunk.iter().map(|(_, named)| named);
-            let replies = script::cancel(&mut connection, &keys, window, named).await;
+            let named: Vec<&Named> = chunk.iter().map(|(_, named)| named).collect();
+            let replies = script::cancel(&mut connection, &keys, window, &named).await;
             (shard, chunk, replies)
         }
     });
@@ -91,10 +80,10 @@ async fn mark(core: &Core, ids: &[MessageId]) -> Round {
                         *answer = Ok(answer_of(reply));
                     }
                     if let (CancelReply::Cancelled, Some((place, _))) = (reply, named.place) {
-                        untidy.push((shard, place));
+                        untidy.push((shard, (place.score, place.nonce)));
                     }
                 }
-                untidy.extend(found.into_iter().map(|place| (shard, place)));
+                untidy.extend(found.iter().map(|p| (shard, (p.score, p.nonce))));
             }
             Err(error) => {
                 let error = Arc::new(asked(core, &link, error));

@@ -45,22 +45,6 @@ pub(super) fn mark_of(place: Place) -> [u8; 14] {
     mark
 }
 
-/// How a mark of any record of that pack begins: the field of the pack's head in `heads`.
-pub(super) fn head_field(place: Place) -> [u8; 12] {
-    let mark = mark_of(place);
-    mark.first_chunk().copied().unwrap_or_default()
-}
-
-/// Whether a pack's head, as `lua/cancel.lua` writes it, says that a record is cancelled: its mark may have gone
-/// with its bytes.
-pub(super) fn is_cancelled(head: &[u8], position: u16) -> bool {
-    /// Of the three counts before the records' states.
-    const COUNTS_LEN: usize = 6;
-    const CANCELLED: u8 = 255;
-    let stored = head.first_chunk().copied().map_or(0, u16::from_be_bytes);
-    position < stored && head.get(COUNTS_LEN + usize::from(position)) == Some(&CANCELLED)
-}
-
 /// Reads a mark; `None` if it is not one of ours.
 pub(super) fn place_of(mark: &[u8]) -> Option<Place> {
     let (score, rest) = mark.split_first_chunk::<8>()?;

@@ -81,9 +81,9 @@ impl ShardKeys {
         self.key("cancelled")
     }
 
-    /// hash: score and nonce of a pack, as marks begin -> what of it is cancelled.
-    pub(super) fn heads(&self) -> String {
-        self.key("heads")
+    /// hash: score and nonce of a pack, as marks begin -> its tally: what of it is gone.
+    pub(super) fn tallies(&self) -> String {
+        self.key("tallies")
     }
 
     /// hash: id -> entry, for clients' ids and for whatever was moved, parked or died.

@@ -10,10 +10,11 @@ use crate::message::{Due, UnixMs};
 use crate::shard::ShardId;
 use crate::store::connect::{Connected, is_broken, was_refused};
 use crate::store::core::{AHEAD_MS, Core};
-use crate::store::entry::{Entry, Kind, head_field, is_cancelled, mark_of};
+use crate::store::entry::{Entry, Kind, mark_of};
 use crate::store::pack::{Pack, Record};
 use crate::store::packing::Scores as _;
 use crate::store::script::{self, Move, PlaceReply, Reads};
+use crate::store::tally::{is_gone, tally_field};
 use crate::store::{Error, ErrorKind, Reschedule, State, Stored};
 
 /// How often a message that moves while it is looked at is looked at again.
@@ -166,7 +167,7 @@ struct Look {
     horizons: (UnixMs, UnixMs),
     /// What lies at the place's score.
     packs: Vec<Vec<u8>>,
-    /// The place is marked, or its pack's head says the same.
+    /// The place is marked, or its pack's tally says the same.
     marked: bool,
 }
 
@@ -211,14 +212,14 @@ async fn look(
         [score, score],
     );
     reads.add("ZSCORE", keys.cancelled(), [&mark_of(place)[..]]);
-    reads.add("HGET", keys.heads(), [&head_field(place)[..]]);
-    let (entry, horizons, packs, mark, known): LookReply = reads.query(connection).await?;
-    let in_head = known.is_some_and(|head| is_cancelled(&head, place.position));
+    reads.add("HGET", keys.tallies(), [&tally_field(place)[..]]);
+    let (entry, horizons, packs, mark, tally): LookReply = reads.query(connection).await?;
+    let in_tally = tally.is_some_and(|tally| is_gone(&tally, place.position));
     Ok(Look {
         entry: entry.unwrap_or_default(),
         horizons: unpack(horizons),
         packs,
-        marked: mark.is_some() || in_head,
+        marked: mark.is_some() || in_tally,
     })
 }
 

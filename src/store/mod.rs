@@ -27,6 +27,8 @@ mod rotation;
 mod script;
 mod settings;
 mod start;
+mod tally;
+mod tidying;
 mod untidy;
 mod wake;
 mod writer;

@@ -9,11 +9,10 @@
 //!
 //! Integers are big endian; a varint is LEB128. `stored` is the number of records when the pack was
 //! made, `count` how many it has now: a rewrite drops cancelled ones and keeps the others' positions.
-//! The directory of positions and topics is of fixed width, so that `cancel.lua` finds a record's
-//! topic without walking over bodies. `offset` is the record's due time less the pack's, in ms.
+//! `offset` is the record's due time less the pack's, in ms.
 //!
-//! If you change this format: raise [`VERSION`], keep reading the one before, change how
-//! `lua/cancel.lua` reads and rewrites packs, add a vector to the tests below, and say so in `docs/redis.md`.
+//! If you change this format: raise [`VERSION`], keep reading the one before, add a vector to the tests below, and say
+//! so in `docs/redis.md`. No script looks into a pack.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 

@@ -3,15 +3,14 @@
 -- KEYS[1] cancelled  zset  mark -> due, Unix ms; half a ms less: not counted yet
 -- KEYS[2] horizon    hash  handed, settled      KEYS[3] ids      hash  id -> entry
 -- KEYS[4] live       zset  id -> due            KEYS[5] gone     zset  id -> when its entry goes
--- KEYS[6] pending    hash  topic -> messages    KEYS[7] heads    hash  begin of marks -> what is cancelled of a pack
--- ARGV[1] dedupe_window_ms, then of each message: id, due_ms less a half (text; "" of a client's id), mark
+-- KEYS[6] pending    hash  topic -> messages    KEYS[7] tallies  hash  begin of marks -> what of a pack is gone
+-- ARGV[1] dedupe_window_ms  ARGV[2] number of messages  ARGV[3] the smallest of their dues, "" if there is a client's id
+-- then of each message: due_ms less a half (text; "" of a client's id), mark; then the id of each
 -- returns {answers, mark, ...}: a letter for each message, "c"ancelled, "i"n flight, "g"one or "d"ead, and the marks
 --   that were set where an entry said
 -- An entry is "S score nonce position due maybe digest mark-in-hex": stored there; or "C ...": cancelled; or
 -- "D ...": a dead letter; or "H ... topic": held there while its topic is paused.
--- R1 marks stay, in `cancelled` or in `heads`; R7 the index is asked first; R8 maybe.
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- R1 marks stay, in `cancelled` or in `tallies`; R7 the index is asked first; R8 maybe.
 local horizon = redis.call('HMGET', KEYS[2], 'handed', 'settled')
 local handed, settled = tonumber(horizon[1] or '0'), tonumber(horizon[2] or '0')
 -- A first write that frees memory, though it does nothing: after it Redis lets the script write also when
@@ -21,15 +20,10 @@ redis.call('ZREM', KEYS[1], '')
 -- Mostly there is none: only messages with an id of the producer, moved, parked and held ones have one.
 local any_entry = redis.call('HLEN', KEYS[3]) > 0
 
-local function is_marked(mark)
-  if redis.call('ZSCORE', KEYS[1], mark) then return true end
-  local head = redis.call('HGET', KEYS[7], string.sub(mark, 1, 12))
-  local high, low = string.byte(mark, 13, 14)
-  return head and string.byte(head, 7 + high * 256 + low) == 255
-end
-
 -- The entry says that the message is gone, and ages from now on.
 local function bury(id, entry)
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
   redis.call('HSET', KEYS[3], id, 'C' .. string.sub(entry, 2))
   redis.call('ZREM', KEYS[4], id)
   redis.call('ZADD', KEYS[5], now + ARGV[1], id)
@@ -44,9 +38,23 @@ local function cancel_held(id, entry)
   return 'c'
 end
 
+-- Few calls of many arguments; of so many that Lua's stack holds them. NX: what is counted stays so.
+local function set_marks(list, first, last)
+  for at = first, last, 1000 do
+    redis.call('ZADD', KEYS[1], 'NX', unpack(list, at, math.min(at + 999, last)))
+  end
+end
+
+local count = tonumber(ARGV[2])
+-- Mostly all lie where they were inserted, and none was handed out.
+if not any_entry and ARGV[3] ~= '' and tonumber(ARGV[3]) > handed then
+  set_marks(ARGV, 4, 3 + 2 * count)
+  return {string.rep('c', count)}
+end
+
 local answers, found, marks = {}, {}, {}
-for at = 2, #ARGV, 3 do
-  local id, due, mark = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+for n = 1, count do
+  local due, mark, id = ARGV[2 + 2 * n], ARGV[3 + 2 * n], ARGV[3 + 2 * count + n]
   local entry, answer, maybe = any_entry and redis.call('HGET', KEYS[3], id), nil, false
   if entry then
     local kind = string.sub(entry, 1, 1)
@@ -70,7 +78,7 @@ for at = 2, #ARGV, 3 do
     if before_due <= settled then
       answer = 'g'
     elseif before_due <= handed or maybe then
-      answer = is_marked(mark) and 'c' or 'i'
+      answer = is_marked(KEYS[1], KEYS[7], mark) and 'c' or 'i'
     else
       marks[#marks + 1], marks[#marks + 2] = due, mark
       answer = 'c'
@@ -82,8 +90,5 @@ for at = 2, #ARGV, 3 do
   end
   answers[#answers + 1] = answer
 end
--- Few calls of many arguments; of so many that Lua's stack holds them. NX: what is counted stays so.
-for first = 1, #marks, 1000 do
-  redis.call('ZADD', KEYS[1], 'NX', unpack(marks, first, math.min(first + 999, #marks)))
-end
+set_marks(marks, 1, #marks)
 return {table.concat(answers), unpack(found)}

@@ -3,7 +3,7 @@
 -- KEYS[1] due      zset  pack -> score          KEYS[2] horizon    hash  handed, settled, opened, watch, below
 -- KEYS[3] ids      hash  id -> entry            KEYS[4] cancelled  zset  mark -> due, Unix ms
 -- KEYS[5] live     zset  id -> due              KEYS[6] bytes      hash  topic -> bytes of bodies in packs
--- KEYS[7] heads    hash  begin of marks -> what is cancelled of a pack (cancel.lua)
+-- KEYS[7] tallies  hash  begin of marks -> what of a pack is gone
 -- ARGV[1] wake channel  ARGV[2] id  ARGV[3] entry that was read, "" for none
 -- ARGV[4] old score (text)  ARGV[5] old due_ms  ARGV[6] old mark  ARGV[7] records in the old pack
 -- ARGV[8] new score (text)  ARGV[9] new due_ms  ARGV[10] new pack  ARGV[11] new entry
@@ -26,13 +26,10 @@ if entry ~= ARGV[3] then return {'changed', now_us} end
 if horizon[4] then return {'closed', now_us} end
 local old_due, new_due = tonumber(ARGV[5]), tonumber(ARGV[9])
 -- What is held has no mark and was not handed out from there: its entry alone says where it is.
-local held, head = string.sub(entry, 1, 1) == 'H', nil
+local held = string.sub(entry, 1, 1) == 'H'
 if not held then
   if old_due <= settled then return {'gone', now_us} end
-  if redis.call('ZSCORE', KEYS[4], ARGV[6]) then return {'cancelled', now_us} end
-  head = redis.call('HGET', KEYS[7], string.sub(ARGV[6], 1, 12))
-  local high, low = string.byte(ARGV[6], 13, 14)
-  if head and string.byte(head, 7 + high * 256 + low) == 255 then return {'cancelled', now_us} end
+  if is_marked(KEYS[4], KEYS[7], ARGV[6]) then return {'cancelled', now_us} end
   if old_due <= handed then return {'in_flight', now_us} end
 end
 if new_due <= handed then return {'late', now_us, limit} end
@@ -45,8 +42,9 @@ redis.call('HSET', KEYS[3], ARGV[2], ARGV[11])
 -- The entry may only age when S has passed every place that it was at: until then their marks depend
 -- on it. GT, because an earlier move may have come from a later place.
 redis.call('ZADD', KEYS[5], 'GT', math.max(old_due, new_due), ARGV[2])
--- A pack of which others were cancelled keeps its score.
-if not held and not head and ARGV[7] == '1' and math.floor(tonumber(ARGV[4]) / 2048) > opened then
+-- A pack of which others are gone keeps its score.
+local others = redis.call('HEXISTS', KEYS[7], string.sub(ARGV[6], 1, 12)) == 1
+if not held and not others and ARGV[7] == '1' and math.floor(tonumber(ARGV[4]) / 2048) > opened then
   redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[4], ARGV[4])
   redis.call('HINCRBY', KEYS[6], ARGV[12], -ARGV[13])
 end

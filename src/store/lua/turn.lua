@@ -7,7 +7,7 @@
 -- KEYS[4] cancelled  zset    mark -> due, Unix ms; half a ms less: not counted yet
 -- KEYS[5] pending    hash    topic -> messages
 -- KEYS[6] bytes      hash    topic -> bytes of bodies in packs
--- KEYS[7] heads      hash    begin of marks -> what is cancelled of a pack
+-- KEYS[7] tallies    hash    begin of marks -> what of a pack is gone
 -- ARGV[1] token            ARGV[2] claim_ttl_ms     ARGV[3] "1": extend the claim
 -- ARGV[4] settle_to_ms, 0: nothing to settle        ARGV[5] hand_out_to_ms, 0: nothing to hand out
 -- ARGV[6] open_to_ms, 0: nothing is read
@@ -67,7 +67,7 @@ if tonumber(ARGV[4]) > settled then
   -- so that a successor knows which of its records were delivered.
   local trimmed = text(settled - 4096)
   if redis.call('HLEN', KEYS[7]) > 0 then
-    -- All of a pack is due within 4095 ms: where S has passed one mark so far, it has passed all of the head.
+    -- All of a pack is due within 4095 ms: where S has passed one mark so far, it has passed all of the tally.
     for _, mark in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', trimmed)) do
       redis.call('HDEL', KEYS[7], string.sub(mark, 1, 12))
     end

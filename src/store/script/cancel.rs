@@ -1,15 +1,15 @@
-//! Cancels messages of one shard: `lua/cancel.lua`, and what follows from it: `lua/tidy.lua`.
+//! Cancels messages of one shard: `lua/cancel.lua`.
 
 use std::time::Duration;
 
 use redis::RedisError;
 use redis::aio::MultiplexedConnection;
 
-use crate::id::{Place, Score};
+use crate::id::Place;
 use crate::message::UnixMs;
-use crate::store::entry::{head_field, mark_of, place_of};
+use crate::store::entry::{mark_of, place_of};
 use crate::store::keys::ShardKeys;
-use crate::store::script::{CANCEL, Parts, TIDY, evalsha, millis, misshapen, run};
+use crate::store::script::{CANCEL, Parts, evalsha, millis, misshapen, run};
 
 /// What a cancel knows of a message.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(in crate::store) async fn cancel(
     connection: &mut MultiplexedConnection,
     keys: &ShardKeys,
     dedupe_window: Duration,
-    messages: impl ExactSizeIterator<Item = &Named>,
+    messages: &[&Named],
 ) -> Result<(Vec<CancelReply>, Vec<Place>), RedisError> {
     let names = [
         keys.cancelled(),
@@ -42,22 +42,26 @@ pub(in crate::store) async fn cancel(
         keys.live(),
         keys.gone(),
         keys.pending(),
-        keys.heads(),
+        keys.tallies(),
     ];
     let mut cmd = evalsha(&CANCEL, &names);
-    cmd.arg(millis(dedupe_window));
-    let count = messages.len();
+    cmd.arg(millis(dedupe_window)).arg(messages.len());
+    let dues = messages.iter().map(|m| m.place.map(|(_, due)| due));
+    // Nothing is less than something.
+    match dues.min().flatten() {
+        Some(earliest) => cmd.arg(earliest.0),
+        None => cmd.arg(""),
+    };
+    for message in messages {
+        match message.place {
+            Some((place, due)) => cmd
+                .arg(format!("{}.5", due.minus_ms(1)))
+                .arg(&mark_of(place)[..]),
+            None => cmd.arg("").arg(""),
+        };
+    }
     for message in messages {
         cmd.arg(&message.id);
-        match message.place {
-            Some((place, due)) => {
-                cmd.arg(format!("{}.5", due.minus_ms(1)));
-                cmd.arg(&mark_of(place)[..]);
-            }
-            None => {
-                cmd.arg("").arg("");
-            }
-        }
     }
     let mut parts = Parts::of("cancel", run(connection, &cmd).await?)?;
     let answers = parts.bytes()?;
@@ -69,7 +73,7 @@ pub(in crate::store) async fn cancel(
         _ => Err(misshapen("cancel")),
     });
     let replies: Vec<CancelReply> = replies.collect::<Result<_, _>>()?;
-    if replies.len() != count {
+    if replies.len() != messages.len() {
         return Err(misshapen("cancel"));
     }
     let mut found = Vec::new();
@@ -77,46 +81,4 @@ pub(in crate::store) async fn cancel(
         found.push(place_of(&parts.bytes()?).ok_or_else(|| misshapen("cancel"))?);
     }
     Ok((replies, found))
-}
-
-/// Marks of one pack that were not counted when they were set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::store) struct UntidyPack {
-    pub(in crate::store) score: Score,
-    pub(in crate::store) nonce: u32,
-    pub(in crate::store) positions: Vec<u16>,
-}
-
-/// `lua/tidy.lua`.
-pub(in crate::store) async fn tidy(
-    connection: &mut MultiplexedConnection,
-    keys: &ShardKeys,
-    packs: &[UntidyPack],
-) -> Result<(), RedisError> {
-    let names = [
-        keys.due(),
-        keys.horizon(),
-        keys.cancelled(),
-        keys.pending(),
-        keys.bytes(),
-        keys.heads(),
-    ];
-    let mut cmd = evalsha(&TIDY, &names);
-    for pack in packs {
-        let first = Place {
-            score: pack.score,
-            nonce: pack.nonce,
-            position: 0,
-        };
-        let positions: Vec<u8> = pack
-            .positions
-            .iter()
-            .flat_map(|p| p.to_be_bytes())
-            .collect();
-        cmd.arg(pack.score.0)
-            .arg(&head_field(first)[..])
-            .arg(positions);
-    }
-    run(connection, &cmd).await?;
-    Ok(())
 }

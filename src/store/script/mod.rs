@@ -6,16 +6,18 @@ mod insert;
 mod place;
 mod reads;
 mod resume;
+mod tidy;
 mod turn;
 mod upkeep;
 
-pub(super) use cancel::{CancelReply, Named, UntidyPack, cancel, tidy};
+pub(super) use cancel::{CancelReply, Named, cancel};
 pub(super) use insert::{InsertReply, NewPack, Verdict, insert};
 pub(super) use place::{
     Move, ParkPlace, ParkedMessage, PlaceReply, Requeue, park, place_reply, requeue, shift,
 };
 pub(super) use reads::Reads;
 pub(super) use resume::{Resume, resume};
+pub(super) use tidy::{Tidying, marks_of_records, tallies_and_packs, tidy};
 pub(super) use turn::{marks, packs, turn};
 pub(super) use upkeep::{members, trim};
 
@@ -35,9 +37,15 @@ static TURN_AND_READ: LazyLock<Script> = LazyLock::new(|| {
     );
     Script::new(&format!("local function turn()\n{turn}end\n{read}"))
 });
-static CANCEL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/cancel.lua")));
+static CANCEL: LazyLock<Script> = LazyLock::new(|| marking(include_str!("../lua/cancel.lua")));
 static TIDY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/tidy.lua")));
-static MOVE: LazyLock<Script> = LazyLock::new(|| storing(include_str!("../lua/move.lua")));
+static MOVE: LazyLock<Script> = LazyLock::new(|| {
+    let (marked, shift) = (
+        include_str!("../lua/marked.lua"),
+        include_str!("../lua/move.lua"),
+    );
+    storing(&format!("{marked}{shift}"))
+});
 static PARK: LazyLock<Script> = LazyLock::new(|| storing(include_str!("../lua/park.lua")));
 static REQUEUE: LazyLock<Script> = LazyLock::new(|| storing(include_str!("../lua/requeue.lua")));
 static RESUME: LazyLock<Script> = LazyLock::new(|| storing(include_str!("../lua/resume.lua")));
@@ -45,6 +53,11 @@ static TRIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lu
 static READS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/reads.lua")));
 static MEMBERS: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../lua/members.lua")));
+
+/// A script that asks for marks.
+fn marking(script: &str) -> Script {
+    Script::new(&format!("{}{script}", include_str!("../lua/marked.lua")))
+}
 
 /// A script that moves something into the queue.
 fn storing(script: &str) -> Script {

@@ -59,7 +59,7 @@ pub(in crate::store) async fn shift(
         keys.cancelled(),
         keys.live(),
         keys.bytes(),
-        keys.heads(),
+        keys.tallies(),
     ];
     let mut cmd = evalsha(&MOVE, &names);
     cmd.arg(keys.wake()).arg(change.id).arg(change.entry_read);

@@ -30,7 +30,7 @@ pub(in crate::store) async fn turn(
         keys.cancelled(),
         keys.pending(),
         keys.bytes(),
-        keys.heads(),
+        keys.tallies(),
     ];
     let script = command(&TURN, &names, claim_ttl, turn);
     let Some(read) = turn.read else {

@@ -12,7 +12,7 @@ on_both_servers! {
     beyond_the_opened_the_bytes_come_back;
     within_the_opened_only_the_mark_is_written;
     two_thirds_of_a_pack_give_their_bytes_back;
-    a_head_goes_when_all_of_its_pack_is_settled;
+    a_tally_goes_when_all_of_its_pack_is_settled;
     what_moves_while_its_pack_is_cancelled_is_cancelled_once;
     an_opened_pack_keeps_all_its_bytes;
     what_is_handed_out_is_in_flight;
@@ -127,7 +127,7 @@ async fn two_thirds_of_a_pack_give_their_bytes_back(server: Redis) {
     for rewritten in [6, 8] {
         assert!(lens[rewritten] < lens[rewritten - 1], "{lens:?}");
     }
-    // The head stands for the marks of what has left, but for one of each rewrite.
+    // The tally stands for the marks of what has left, but for one of each rewrite.
     assert_eq!(marks, [1, 2, 3, 4, 5, 6, 1, 2, 2]);
     // What has left its pack is cancelled still, also when it is handed out meanwhile.
     assert_eq!(bench.cancel(&messages[5].0).await, Cancel::Cancelled);
@@ -158,19 +158,19 @@ async fn two_thirds_of_a_pack_give_their_bytes_back(server: Redis) {
     assert!(bench.packs().is_empty() && bench.pending().is_empty());
 }
 
-async fn a_head_goes_when_all_of_its_pack_is_settled(server: Redis) {
+async fn a_tally_goes_when_all_of_its_pack_is_settled(server: Redis) {
     let bench = Bench::open(server).await;
     let due = bench.now() + HOUR;
     for (id, _) in &ten(&bench, due).await[..8] {
         assert_eq!(bench.cancel(id).await, Cancel::Cancelled);
     }
-    let (heads, marks) = (|| bench.ask::<u64>("HLEN :heads"), || bench.marks().len());
+    let (tallies, marks) = (|| bench.ask::<u64>("HLEN :tallies"), || bench.marks().len());
     // Set last, at the rewrite, was that of the seventh; the eighth lies there still.
-    assert_eq!((heads(), marks()), (1, 2));
+    assert_eq!((tallies(), marks()), (1, 2));
     bench.set_horizon("handed", due + 2 * HOUR);
     for (settled, left) in [(due + 9, 1), (due + 6 + 4_095, 1), (due + 6 + 4_096, 0)] {
         bench.turn(|turn| turn.settle_to = UnixMs(settled)).await;
-        assert_eq!(heads(), left, "{settled}");
+        assert_eq!(tallies(), left, "{settled}");
     }
     assert_eq!(marks(), 1);
 }
@@ -367,7 +367,7 @@ async fn what_nobody_tidied_is_counted_when_its_pack_goes(server: Redis) {
             assert_eq!(bench.cancel(&cancelled).await, Cancel::Cancelled);
         }
         let counted: u64 = bench.pending().values().sum();
-        assert_eq!(counted, if tidied_meanwhile { 9 } else { 10 });
+        assert_eq!(counted, if tidied_meanwhile { 8 } else { 10 });
         let share = |name: &[u8], delivered, bytes| TopicShare {
             topic: TopicName::parse(name).unwrap(),
             delivered,

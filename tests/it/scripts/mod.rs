@@ -139,9 +139,14 @@ impl Bench {
             .collect()
     }
 
-    /// Marks with the due times that they are trimmed by.
+    /// Marks with the due times that they are trimmed by, counted or not.
     fn marks(&self) -> HashMap<Vec<u8>, u64> {
-        self.ask("ZRANGE :cancelled 0 -1 WITHSCORES")
+        let marks: HashMap<Vec<u8>, f64> = self.ask("ZRANGE :cancelled 0 -1 WITHSCORES");
+        let due = |score: f64| format!("{:.0}", score.ceil()).parse().unwrap();
+        marks
+            .into_iter()
+            .map(|(mark, score)| (mark, due(score)))
+            .collect()
     }
 
     fn pending(&self) -> HashMap<String, u64> {

@@ -1,4 +1,4 @@
-//! Cancels of the model, what follows from them, and the heads of packs of which something was cancelled.
+//! Cancels of the model, and what follows from marks.
 
 use std::collections::BTreeMap;
 
@@ -10,17 +10,6 @@ use nsqdelayd::store::{Cancel, Record};
 use super::Bug;
 use super::holding::still_there;
 use super::shard::{Entry, Kind, Named, Shard};
-
-/// What is cancelled of a pack of several.
-#[derive(Debug, Clone)]
-pub(crate) struct Head {
-    /// Records that the pack has now.
-    lying: usize,
-    /// Records that are not cancelled.
-    left: usize,
-    /// By position.
-    cancelled: Vec<bool>,
-}
 
 impl Shard {
     /// `cancel.lua`, for one message.
@@ -63,23 +52,56 @@ impl Shard {
         self.uncounted.contains(&place).then_some(place)
     }
 
-    /// `tidy.lua`, for one mark.
+    /// What `tally.rs` finds out and `tidy.lua` does, for the pack of a mark.
     pub(crate) fn tidy(&mut self, place: Place) {
-        let Some((stored, topic)) = self.stored_at(place) else {
+        let mut packs = self.due.get(&place.score).into_iter().flatten();
+        let Some(mut pack) = packs.find(|p| p.nonce == place.nonce).cloned() else {
             return;
         };
-        if !self.uncounted.remove(&place) {
+        let at = |record: &Record| Place {
+            position: record.position,
+            ..place
+        };
+        let (gone, mut left): (Vec<Record>, Vec<Record>) = pack
+            .records
+            .drain(..)
+            .partition(|record| self.cancelled.contains_key(&at(record)));
+        let uncounted = gone.iter().filter(|r| self.uncounted.contains(&at(r)));
+        let uncounted: Vec<Record> = uncounted.cloned().collect();
+        for record in &uncounted {
+            self.uncounted.remove(&at(record));
+            self.count(&record.topic, -1);
+        }
+        let lying = gone.len() + left.len();
+        let Some(last) = gone.iter().max_by_key(|r| (r.due, r.position)) else {
+            return;
+        };
+        if place.score.due() <= self.opened {
             return;
         }
-        self.count(&topic, -1);
-        let is_beyond = place.score.due() > self.opened;
-        if stored > 1 {
-            self.note_cancelled(place, stored);
-            if is_beyond {
-                self.compact(place);
+        if pack.stored == 1 {
+            if !uncounted.is_empty() {
+                self.remove(place.score);
             }
-        } else if is_beyond {
+        } else if gone.len() * 3 >= lying * 2 && (lying > 1 || !last.body.is_empty()) {
+            // The last record stays without its body, and one mark as long as others of its pack may be asked for.
+            if left.is_empty() {
+                let body = Bytes::new();
+                left.push(Record {
+                    body,
+                    ..last.clone()
+                });
+            }
+            for record in &gone {
+                if record.position != last.position {
+                    self.cancelled.remove(&at(record));
+                }
+                let left_it = self.left.entry((place.score, place.nonce)).or_default();
+                left_it.insert(record.position);
+            }
             self.remove(place.score);
+            pack.records = left;
+            self.add(pack);
         }
     }
 
@@ -106,68 +128,10 @@ impl Shard {
         counts
     }
 
-    /// Whether a record is not to be delivered from there, by its mark or by its pack's head.
+    /// Whether a record is not to be delivered from there, by its mark or because it has left its pack.
     pub(crate) fn is_marked(&self, place: Place) -> bool {
-        let head = self.heads.get(&(place.score, place.nonce));
-        let in_head = head.and_then(|head| head.cancelled.get(usize::from(place.position)));
-        self.cancelled.contains_key(&place) || in_head == Some(&true)
-    }
-
-    /// How many records were stored with the one at a place, and its topic.
-    fn stored_at(&self, place: Place) -> Option<(usize, TopicName)> {
-        let packs = self.due.get(&place.score)?;
-        let pack = packs.iter().find(|pack| pack.nonce == place.nonce)?;
-        let records = &mut pack.records.iter();
-        let record = records.find(|record| record.position == place.position)?;
-        Some((usize::from(pack.stored), record.topic.clone()))
-    }
-
-    fn note_cancelled(&mut self, place: Place, stored: usize) {
-        let lying = self.record_at(place).0;
-        let head = self.heads.entry((place.score, place.nonce));
-        let head = head.or_insert_with(|| Head {
-            lying,
-            left: lying,
-            cancelled: vec![false; stored],
-        });
-        head.left -= 1;
-        head.cancelled[usize::from(place.position)] = true;
-    }
-
-    /// What is cancelled leaves its pack once that is two thirds of it, and takes its mark along, but for the one that was
-    /// set last. The last record stays without its body.
-    fn compact(&mut self, place: Place) {
-        let (Some(head), Some(packs)) = (
-            self.heads.get_mut(&(place.score, place.nonce)),
-            self.due.get(&place.score),
-        ) else {
-            return;
-        };
-        if (head.lying - head.left) * 3 < head.lying * 2 {
-            return;
-        }
-        let mut packs = packs.clone();
-        for pack in packs.iter_mut().filter(|pack| pack.nonce == place.nonce) {
-            let (gone, mut kept): (Vec<Record>, Vec<Record>) = pack
-                .records
-                .drain(..)
-                .partition(|record| head.cancelled[usize::from(record.position)]);
-            for record in gone {
-                let position = record.position;
-                if position != place.position {
-                    self.cancelled.remove(&Place { position, ..place });
-                } else if kept.is_empty() {
-                    let body = Bytes::new();
-                    kept.push(Record { body, ..record });
-                }
-            }
-            head.lying = kept.len();
-            pack.records = kept;
-        }
-        self.remove(place.score);
-        for pack in packs {
-            self.count_bytes(&pack, 1);
-            self.due.entry(pack.score).or_default().push(pack);
-        }
+        let left_it = self.left.get(&(place.score, place.nonce));
+        let has_left = left_it.is_some_and(|positions| positions.contains(&place.position));
+        self.cancelled.contains_key(&place) || has_left
     }
 }

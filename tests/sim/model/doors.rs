@@ -1,6 +1,6 @@
 //! What the doors ask, answered by the model.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -347,8 +347,10 @@ impl ScheduleStore for ModelStore {
         Box::pin(async move {
             let window = self.server.settings.dedupe_window_ms;
             let mut answers = Vec::with_capacity(ids.len());
+            let mut packs = BTreeMap::new();
             for id in ids {
                 let (shard, named) = (self.shard_of(&id), self.named(&id));
+                let minted = named.place.map(|(place, _)| place);
                 let answer = self.link.send(&self.server, Request::Ask, move |server| {
                     server.run(shard, |keys, now| {
                         let answer = keys.cancel(now, window, &named);
@@ -357,13 +359,17 @@ impl ScheduleStore for ModelStore {
                 });
                 let (answer, untidy) = answer.await?;
                 answers.push(answer);
-                if let Some(place) = untidy.filter(|_| self.server.settings.tidies) {
-                    // The message is cancelled, whatever becomes of this.
-                    let tidied = self.link.send(&self.server, Request::Ask, move |server| {
-                        server.run(shard, |keys, _| keys.tidy(place));
-                    });
-                    let _best_effort = tidied.await;
+                if answer == Cancel::Cancelled && self.server.settings.tidies {
+                    let places = untidy.into_iter().chain(minted);
+                    packs.extend(places.map(|place| ((shard, place.score, place.nonce), place)));
                 }
+            }
+            for ((shard, ..), place) in packs {
+                // The message is cancelled, whatever becomes of this.
+                let tidied = self.link.send(&self.server, Request::Ask, move |server| {
+                    server.run(shard, |keys, _| keys.tidy(place));
+                });
+                let _best_effort = tidied.await;
             }
             Ok(answers)
         })

@@ -11,7 +11,6 @@ use nsqdelayd::store::{
 };
 
 use super::Bug;
-use super::cancels::Head;
 
 /// What became of the message of an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,8 +125,8 @@ pub(crate) struct Shard {
     pub(crate) cancelled: BTreeMap<Place, UnixMs>,
     /// Those of the marks that have not been counted off.
     pub(crate) uncounted: BTreeSet<Place>,
-    /// By score and nonce of a pack of several: what of it is cancelled.
-    pub(crate) heads: BTreeMap<(Score, u32), Head>,
+    /// By score and nonce of a pack of several: positions of what has left it.
+    pub(crate) left: BTreeMap<(Score, u32), BTreeSet<u16>>,
     pub(crate) ids: BTreeMap<String, Entry>,
     pub(crate) live: BTreeMap<String, UnixMs>,
     pub(crate) gone: BTreeMap<String, UnixMs>,
@@ -341,7 +340,7 @@ impl Shard {
             let trimmed = self.settled.minus_ms(4_096);
             for (place, due) in &self.cancelled {
                 if *due <= trimmed {
-                    self.heads.remove(&(place.score, place.nonce));
+                    self.left.remove(&(place.score, place.nonce));
                 }
             }
             self.cancelled.retain(|_, due| *due > trimmed);
@@ -430,7 +429,7 @@ impl Shard {
         self.ids.insert(change.id.clone(), change.entry);
         self.live_until(&change.id, old_due.max(new_due));
         let others = self
-            .heads
+            .left
             .contains_key(&(change.from.score, change.from.nonce));
         if !held && !others && change.from_records == 1 && change.from.score.due() > self.opened {
             self.remove(change.from.score);
