@@ -126,7 +126,7 @@ impl Gatherer {
             tokio::select! {
                 biased;
                 Some(untidy) = rounds.next(), if !is_quiet => self.note(untidy),
-                Some(()) = tidying.next(), if !tidying.is_empty() => {}
+                Some(_) = tidying.next(), if !tidying.is_empty() => {}
                 first = self.requests.recv(), if rounds.len() < ROUNDS_MAX && !is_full => {
                     let Some(first) = first else { break };
                     rounds.push(ask(Arc::clone(&core), self.gather(first)));

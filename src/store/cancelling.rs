@@ -42,7 +42,9 @@ pub(super) async fn cancel(core: &Core, ids: &[MessageId], at_once: bool) -> Rou
         let scripts = stream::iter(iter::from_fn(|| untidy.take()));
         let all =
             scripts.map(|(shard, packs)| async move { tidying::tidy(core, shard, packs).await });
-        all.buffer_unordered(TIDYING_MAX).collect::<()>().await;
+        all.buffer_unordered(TIDYING_MAX)
+            .for_each(async |_| {})
+            .await;
     }
     round
 }

@@ -2,6 +2,7 @@
 //! trim go through the connection that is the session (R5).
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
@@ -18,6 +19,7 @@ use crate::store::lookup;
 use crate::store::parking;
 use crate::store::redis::RedisStore;
 use crate::store::script;
+use crate::store::tidying;
 use crate::store::{Error, ErrorKind};
 
 impl ClaimStore for RedisStore {
@@ -82,19 +84,32 @@ impl ClaimStore for RedisStore {
             for shard in &shards {
                 let key = self.core.keys.shard(*shard).horizon();
                 pipeline.cmd("HMGET").arg(key).arg("watch").arg("held");
+                pipeline.arg("marked").arg("tidied");
             }
-            let found: Vec<[Option<i64>; 2]> = pipeline
+            let found: Vec<[Option<i64>; 4]> = pipeline
                 .query_async(&mut link.connection)
                 .await
                 .map_err(|error| lookup::asked(&self.core, &link, error))?;
             // Below 0 if what is held is older than its count.
             let whole = |number: Option<i64>| number.unwrap_or(0).max(0).unsigned_abs();
-            let swept = |(shard, [watch, held]): (ShardId, [Option<i64>; 2])| Swept {
-                shard,
-                watch: UnixMs(whole(watch)),
-                held: whole(held),
+            let mut untidy = Vec::new();
+            let swept = |(shard, found): (ShardId, [Option<i64>; 4])| {
+                let [watch, held, marked, tidied] = found;
+                if marked != tidied {
+                    untidy.push((shard, whole(marked)));
+                }
+                Swept {
+                    shard,
+                    watch: UnixMs(whole(watch)),
+                    held: whole(held),
+                }
             };
-            Ok(shards.into_iter().zip(found).map(swept).collect())
+            let swept = shards.into_iter().zip(found).map(swept).collect();
+            if !untidy.is_empty() {
+                let catching_up = tidying::catch_up(Arc::clone(&self.core), untidy);
+                self.core.tracker.spawn(catching_up);
+            }
+            Ok(swept)
         })
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use deadpool_redis::Pool;
 use redis::RedisError;
+use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
 
 use crate::id::{IdKey, MessageId, Score};
@@ -47,6 +48,8 @@ pub(super) struct Core {
     pub(super) metrics: Metrics,
     pub(super) tracker: TaskTracker,
     pub(super) next_k: Vec<AtomicU32>,
+    /// Held by the one that tidies what others have left.
+    pub(super) catching_up: Mutex<()>,
 }
 
 impl Core {

@@ -69,7 +69,7 @@ impl ShardKeys {
         self.key("claim")
     }
 
-    /// hash: `handed`, `settled`, `opened` in Unix ms; `below`, a count; `closed` if the generation is.
+    /// hash: `handed`, `settled`, `opened` in Unix ms; `below`, `marked`, `tidied`, counts; `closed` if the generation is.
     /// No TTL.
     pub(super) fn horizon(&self) -> String {
         self.key("horizon")

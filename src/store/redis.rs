@@ -8,7 +8,7 @@ use deadpool_redis::{Config as PoolConfig, Pool, Runtime};
 use futures_util::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use redis::Client;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -93,6 +93,7 @@ impl RedisStore {
             next_k: (0..topology.shards)
                 .map(|_| AtomicU32::new(fastrand::u32(..)))
                 .collect(),
+            catching_up: Mutex::new(()),
             config,
         });
         for link in [&core.hot, &core.turns, &core.ask] {

@@ -18,7 +18,7 @@ use crate::support::wait;
 /// Messages of a probe for each shard: with ids, which spread over all of them.
 const PROBES_EACH: u64 = 6;
 const PROBE_DELAY_MS: u64 = 200;
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(90);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Publishes to every shard. A shard without an owner would keep its share.
@@ -100,7 +100,8 @@ pub(crate) fn dead_letters(cluster: &Cluster, recorder: &Recorder, requeue: bool
 pub(crate) fn everything(cluster: &Cluster, recorder: &Recorder, dir: &Path) {
     let mut http = Http::connect(&cluster.instances[0].http).unwrap();
     let wrong = |words: String| recorder.add(&Event::Wrong { words });
-    // What was just delivered is settled with the next turn.
+    // What was just delivered is settled with the next turn; what instances that were killed had cancelled is counted off
+    // after the next sweep.
     let mut left = PATIENCE;
     let (stats, pending) = loop {
         let stats = ask(&mut http, "/v1/stats");

@@ -1,7 +1,7 @@
 -- cancel: marks records so that they are not delivered from where they lie. What follows from a mark, counts and
 -- bytes, is left to tidy.lua, which works by the pack.
 -- KEYS[1] cancelled  zset  mark -> due, Unix ms; half a ms less: not counted yet
--- KEYS[2] horizon    hash  handed, settled      KEYS[3] ids      hash  id -> entry
+-- KEYS[2] horizon    hash  handed, settled, marked  KEYS[3] ids      hash  id -> entry
 -- KEYS[4] live       zset  id -> due            KEYS[5] gone     zset  id -> when its entry goes
 -- KEYS[6] pending    hash  topic -> messages    KEYS[7] tallies  hash  begin of marks -> what of a pack is gone
 -- ARGV[1] dedupe_window_ms  ARGV[2] number of messages  ARGV[3] the smallest of their dues, "" if there is a client's id
@@ -43,6 +43,8 @@ local function set_marks(list, first, last)
   for at = first, last, 1000 do
     redis.call('ZADD', KEYS[1], 'NX', unpack(list, at, math.min(at + 999, last)))
   end
+  -- Whoever dies before tidying: a sweep sees that this was counted, and looks.
+  if first <= last then redis.call('HINCRBY', KEYS[2], 'marked', 1) end
 end
 
 local count = tonumber(ARGV[2])

@@ -21,6 +21,7 @@ on_both_servers! {
     what_a_failover_lost_stays_cancelled;
     many_are_counted_and_give_their_bytes_back_soon;
     what_nobody_tidied_is_counted_when_its_pack_goes;
+    what_nobody_tidied_is_found_by_a_sweep;
     a_store_that_stops_tidies_first;
 }
 
@@ -390,6 +391,43 @@ async fn what_nobody_tidied_is_counted_when_its_pack_goes(server: Redis) {
         assert!(bench.packs().is_empty() && bench.marks().is_empty());
         assert_eq!(bench.pending(), HashMap::new());
     }
+}
+
+async fn what_nobody_tidied_is_found_by_a_sweep(server: Redis) {
+    let bench = Bench::open(server).await;
+    let due = bench.now() + HOUR;
+    let _messages = ten(&bench, due).await;
+    let pack = only_pack(&bench);
+    // The instance that cancelled died behind its answer.
+    for record in &pack.records[..8] {
+        let place = Place {
+            score: pack.score,
+            nonce: pack.nonce,
+            position: record.position,
+        };
+        let mut mark = redis::cmd("ZADD");
+        mark.arg(Bench::key("cancelled"));
+        mark.arg(format!("{}.5", record.due.0 - 1));
+        bench.run::<()>(mark.arg(&mark_of(place)[..]));
+    }
+    let sweep = || bench.store.sweep(vec![bench.shard()]);
+    sweep().await.unwrap();
+    assert_eq!(
+        bench.pending().values().sum::<u64>(),
+        10,
+        "no cancel was counted"
+    );
+    bench.ask::<()>("HSET :horizon marked 3");
+    sweep().await.unwrap();
+    until_async("all is counted", || {
+        ready(bench.pending().values().sum::<u64>() == 2)
+    })
+    .await;
+    assert_eq!(only_pack(&bench).records.len(), 2);
+    until_async("it is noted", || {
+        ready(bench.ask::<u64>("HGET :horizon tidied") == 3)
+    })
+    .await;
 }
 
 async fn a_store_that_stops_tidies_first(server: Redis) {
