@@ -1,6 +1,5 @@
 //! Gathers cancels: those that came in while the last were under way go to Redis together, shard by shard, many
-//! a script call. Nobody waits for company. What follows from the marks of many requests is
-//! done when there is a pause.
+//! a script call. Nobody waits for company. What follows from the marks of many requests is done when there is a pause.
 
 use std::mem;
 use std::sync::Arc;
@@ -119,8 +118,7 @@ impl Gatherer {
             if tidying.is_empty()
                 && let Some((shard, packs)) = self.batch.take()
             {
-                let core = &core;
-                tidying.push(tidying::tidy(core, shard, packs));
+                tidying.push(tidying::tidy(&core, shard, packs));
             }
             let tidy_at = self.tidy_at.map(|(at, _)| at);
             tokio::select! {

@@ -62,10 +62,13 @@ pub(super) fn change(
     marks: &[Option<bool>],
     is_opened: bool,
 ) -> Option<Change> {
-    let marked = pack.records.iter().zip(marks);
-    let gone: Vec<(&Record, bool)> = marked
-        .filter_map(|(record, mark)| Some((record, (*mark)?)))
-        .collect();
+    let (mut gone, mut left) = (Vec::new(), Vec::new());
+    for (record, mark) in pack.records.iter().zip(marks) {
+        match mark {
+            Some(counted) => gone.push((record, *counted)),
+            None => left.push(record),
+        }
+    }
     let uncounted = || gone.iter().filter(|(_, counted)| !counted);
     let mut shares = Vec::new();
     for (record, _) in uncounted() {
@@ -81,14 +84,14 @@ pub(super) fn change(
         shares,
     };
     if !is_opened {
-        leave(pack, &gone, &mut change);
+        leave(pack, &gone, &left, &mut change);
     }
     if change.then == Then::Stays && change.counted.is_empty() {
         return None;
     }
     if pack.stored > 1 {
         let lying = match &change.then {
-            Then::Replaced(_) => (pack.records.len() - gone.len()).max(1),
+            Then::Replaced(_) => left.len().max(1),
             Then::Stays | Then::Removed => pack.records.len(),
         };
         let positions = gone.iter().map(|(record, _)| record.position);
@@ -100,7 +103,7 @@ pub(super) fn change(
 /// What is gone leaves the pack, once it is two thirds of it: each rewrite leaves a third or less, so all of a pack
 /// together copy half of what storing it did. The last record stays without its body: a score that is free again could be
 /// given the same pack by an insert that arrives twice. Of a pack of one the mark says everything.
-fn leave(pack: &Pack, gone: &[(&Record, bool)], change: &mut Change) {
+fn leave(pack: &Pack, gone: &[(&Record, bool)], left: &[&Record], change: &mut Change) {
     let Some((last, last_counted)) = gone.iter().max_by_key(|(r, _)| (r.due, r.position)) else {
         return;
     };
@@ -111,26 +114,19 @@ fn leave(pack: &Pack, gone: &[(&Record, bool)], change: &mut Change) {
         }
         change.then = Then::Removed;
     } else if gone.len() * 3 >= pack.records.len() * 2 {
-        let is_gone = |record: &&Record| gone.iter().any(|(g, _)| g.position == record.position);
-        let mut left: Vec<Record> = pack
-            .records
-            .iter()
-            .filter(|record| !is_gone(record))
-            .cloned()
-            .collect();
-        if left.is_empty() {
-            left.push(Record {
-                body: Bytes::new(),
-                ..Record::clone(last)
-            });
-            if pack.records.len() == 1 && last.body.is_empty() {
+        let records = if left.is_empty() {
+            if gone.len() == 1 && last.body.is_empty() {
                 return;
             }
-        }
-        let rewritten = Pack {
-            records: left,
-            ..pack.clone()
+            let body = Bytes::new();
+            vec![Record {
+                body,
+                ..Record::clone(last)
+            }]
+        } else {
+            left.iter().copied().cloned().collect()
         };
+        let rewritten = Pack { records, ..*pack };
         change.then = Then::Replaced(rewritten.encode());
         // The mark that stays tells when the tally may go.
         let others = gone.iter().map(|(record, _)| record.position);

@@ -1,5 +1,5 @@
-//! Packs of which something was cancelled and not counted off yet. Memory only: what is forgotten is counted when its
-//! pack is removed. Pure.
+//! Packs of which something was cancelled and not counted off yet. Memory only: what is forgotten is found by a sweep, or
+//! counted when its pack is removed. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;

@@ -447,7 +447,7 @@ impl Memory {
             };
             // Done in an earlier session; its mark, if any, is still there (trimmed later than S).
             let is_done = record.due <= self.settled;
-            let mark = self.marks.get(&place).copied();
+            let mark = is_done.then(|| self.marks.get(&place)).flatten();
             let delivered = u64::from(is_done && mark.is_none());
             let bytes = record.body.len() as u64;
             count(&mut held.finished.topics, &record.topic, delivered, bytes);
@@ -554,9 +554,10 @@ impl Memory {
         };
         if delivered {
             count(&mut pack.finished.topics, &record.topic, 1, 0);
+        } else {
+            let mark = self.marks.get(&key.place);
+            note_uncounted(&mut pack.finished, mark, key.place, &record.topic);
         }
-        let mark = self.marks.get(&key.place).copied();
-        note_uncounted(&mut pack.finished, mark, key.place, &record.topic);
         pack.open -= 1;
         if pack.open == 0
             && let Some(pack) = self.packs.remove(&score)
@@ -573,8 +574,8 @@ fn cost(pack: &Pack) -> usize {
 }
 
 /// A cancelled record that nobody has counted off yet is, when its pack is removed.
-fn note_uncounted(finished: &mut Finished, mark: Option<bool>, place: Place, topic: &TopicName) {
-    if mark == Some(false) {
+fn note_uncounted(finished: &mut Finished, mark: Option<&bool>, place: Place, topic: &TopicName) {
+    if mark == Some(&false) {
         finished.uncounted.push((place, topic.clone()));
     }
 }

@@ -1,7 +1,7 @@
 -- tidy: what follows from marks. Messages that were cancelled are counted off, once, and a pack is replaced by what is left
 -- of it, or removed. What that is was found out by reads just before; a tally that is still as it was read is what makes
--- them still true. It may be repeated, or never come: then the turn that removes the pack counts, and the bytes
--- stay until then.
+-- them still true. It may be repeated, or never come: then a sweep finds it, or the turn that removes the
+-- pack counts, and the bytes stay until then.
 -- KEYS[1] due        zset  pack -> score        KEYS[2] horizon  hash  opened
 -- KEYS[3] cancelled  zset  mark -> due, Unix ms; half a ms less: not counted yet
 -- KEYS[4] pending    hash  topic -> messages    KEYS[5] bytes    hash  topic -> bytes of bodies in packs
