@@ -12,7 +12,7 @@ use crate::id::{MessageId, Score};
 use crate::shard::ShardId;
 use crate::store::core::Core;
 use crate::store::lookup::{asked, link};
-use crate::store::script::{self, CancelReply, Named};
+use crate::store::script::{self, Named};
 use crate::store::tidying;
 use crate::store::untidy::Untidy;
 use crate::store::{Cancel, Error};
@@ -61,27 +61,27 @@ async fn mark(core: &Core, ids: &[MessageId]) -> Round {
         }
     };
     let shards = by_shard(core, ids);
-    let chunks = shards
-        .iter()
-        .flat_map(|(shard, named)| named.chunks(MESSAGES_MAX).map(move |chunk| (*shard, chunk)));
-    let asking = chunks.map(|(shard, chunk)| {
+    let chunks = shards.iter().flat_map(|(shard, (indexes, named))| {
+        let chunks = indexes.chunks(MESSAGES_MAX).zip(named.chunks(MESSAGES_MAX));
+        chunks.map(move |(indexes, named)| (*shard, indexes, named))
+    });
+    let asking = chunks.map(|(shard, indexes, named)| {
         let mut connection = link.connection.clone();
         async move {
             let keys = core.keys.shard(shard);
             let window = core.config.dedupe_window;
-            let named: Vec<&Named> = chunk.iter().map(|(_, named)| named).collect();
-            let replies = script::cancel(&mut connection, &keys, window, &named).await;
-            (shard, chunk, replies)
+            let replies = script::cancel(&mut connection, &keys, window, named).await;
+            (shard, indexes, named, replies)
         }
     });
-    for (shard, chunk, replies) in join_all(asking).await {
+    for (shard, indexes, named, replies) in join_all(asking).await {
         match replies {
             Ok((replies, found)) => {
-                for ((index, named), reply) in chunk.iter().zip(replies) {
+                for ((index, named), reply) in indexes.iter().zip(named).zip(replies) {
                     if let Some(answer) = answers.get_mut(*index) {
-                        *answer = Ok(answer_of(reply));
+                        *answer = Ok(reply);
                     }
-                    if let (CancelReply::Cancelled, Some((place, _))) = (reply, named.place) {
+                    if let (Cancel::Cancelled, Some((place, _))) = (reply, named.place) {
                         untidy.push((shard, (place.score, place.nonce)));
                     }
                 }
@@ -89,7 +89,7 @@ async fn mark(core: &Core, ids: &[MessageId]) -> Round {
             }
             Err(error) => {
                 let error = Arc::new(asked(core, &link, error));
-                for (index, _) in chunk {
+                for index in indexes {
                     if let Some(answer) = answers.get_mut(*index) {
                         *answer = Err(Arc::clone(&error));
                     }
@@ -100,18 +100,9 @@ async fn mark(core: &Core, ids: &[MessageId]) -> Round {
     Round { answers, untidy }
 }
 
-fn answer_of(reply: CancelReply) -> Cancel {
-    match reply {
-        CancelReply::Cancelled => Cancel::Cancelled,
-        CancelReply::InFlight => Cancel::InFlight,
-        CancelReply::Gone => Cancel::NotFound,
-        CancelReply::Dead => Cancel::Dead,
-    }
-}
-
-/// The ids of each shard, with their places in the answer. An id of a shard that is not there names nothing.
-fn by_shard(core: &Core, ids: &[MessageId]) -> BTreeMap<ShardId, Vec<(usize, Named)>> {
-    let mut shards: BTreeMap<ShardId, Vec<(usize, Named)>> = BTreeMap::new();
+/// Of each shard the places in the answer, and the messages. An id of a shard that is not there names nothing.
+fn by_shard(core: &Core, ids: &[MessageId]) -> BTreeMap<ShardId, (Vec<usize>, Vec<Named>)> {
+    let mut shards: BTreeMap<ShardId, (Vec<usize>, Vec<Named>)> = BTreeMap::new();
     for (index, id) in ids.iter().enumerate() {
         let shard = core.shard_of(id);
         if shard.generation != core.topology.generation || shard.index >= core.topology.shards {
@@ -122,8 +113,9 @@ fn by_shard(core: &Core, ids: &[MessageId]) -> BTreeMap<ShardId, Vec<(usize, Nam
             MessageId::Client(_) => None,
         };
         let id = core.id_key.text(id);
-        let named = shards.entry(shard).or_default();
-        named.push((index, Named { id, place }));
+        let (indexes, named) = shards.entry(shard).or_default();
+        indexes.push(index);
+        named.push(Named { id, place });
     }
     shards
 }

@@ -38,15 +38,31 @@ pub struct Finished {
     pub uncounted: Vec<(Place, TopicName)>,
 }
 
-/// What of one topic was in a finished pack.
+/// What of one topic a pack has less, or had.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicShare {
     /// The topic.
     pub topic: TopicName,
-    /// How many records nsqd has taken.
-    pub delivered: u64,
+    /// How many records are counted off: in a finished pack, those that nsqd has taken.
+    pub messages: u64,
     /// The bytes of all bodies.
     pub bytes: u64,
+}
+
+impl TopicShare {
+    /// Adds to the share of a topic.
+    pub fn add(shares: &mut Vec<Self>, topic: &TopicName, messages: u64, bytes: u64) {
+        if let Some(share) = shares.iter_mut().find(|share| share.topic == *topic) {
+            share.messages += messages;
+            share.bytes += bytes;
+        } else {
+            shares.push(Self {
+                topic: topic.clone(),
+                messages,
+                bytes,
+            });
+        }
+    }
 }
 
 /// Which packs to read: in order of score.

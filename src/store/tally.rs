@@ -7,7 +7,8 @@
 use bytes::Bytes;
 
 use crate::id::{PACK_RECORDS_MAX, Place};
-use crate::message::{TopicName, UnixMs};
+use crate::message::UnixMs;
+use crate::store::claim::TopicShare;
 use crate::store::entry::mark_of;
 use crate::store::pack::{Pack, Record};
 
@@ -34,14 +35,6 @@ pub(super) enum Then {
     Replaced(Vec<u8>),
 }
 
-/// What of one topic a pack has less.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Share {
-    pub(super) topic: TopicName,
-    pub(super) messages: u64,
-    pub(super) bytes: u64,
-}
-
 /// What is to be done about one pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Change {
@@ -52,7 +45,7 @@ pub(super) struct Change {
     pub(super) counted: Vec<(u16, UnixMs)>,
     /// Positions whose marks go with their bytes.
     pub(super) unmarked: Vec<u16>,
-    pub(super) shares: Vec<Share>,
+    pub(super) shares: Vec<TopicShare>,
 }
 
 /// What follows from the marks of a pack's records: of each none, or whether it is counted. `None`: nothing.
@@ -72,7 +65,7 @@ pub(super) fn change(
     let uncounted = || gone.iter().filter(|(_, counted)| !counted);
     let mut shares = Vec::new();
     for (record, _) in uncounted() {
-        take_off(&mut shares, &record.topic, 1, 0);
+        TopicShare::add(&mut shares, &record.topic, 1, 0);
     }
     let mut change = Change {
         tally: None,
@@ -139,25 +132,12 @@ fn leave(pack: &Pack, gone: &[(&Record, bool)], left: &[&Record], change: &mut C
         return;
     }
     for (record, _) in gone {
-        take_off(
+        TopicShare::add(
             &mut change.shares,
             &record.topic,
             0,
             record.body.len() as u64,
         );
-    }
-}
-
-fn take_off(shares: &mut Vec<Share>, topic: &TopicName, messages: u64, bytes: u64) {
-    if let Some(share) = shares.iter_mut().find(|share| share.topic == *topic) {
-        share.messages += messages;
-        share.bytes += bytes;
-    } else {
-        shares.push(Share {
-            topic: topic.clone(),
-            messages,
-            bytes,
-        });
     }
 }
 
@@ -178,6 +158,7 @@ fn tally_of(before: &[u8], stored: u16, lying: usize, gone: impl Iterator<Item =
 mod tests {
     use super::*;
     use crate::id::Score;
+    use crate::message::TopicName;
 
     const DUE: UnixMs = UnixMs(1_800_000_000_000);
 
@@ -199,8 +180,8 @@ mod tests {
         }
     }
 
-    fn share(topic: &str, messages: u64, bytes: u64) -> Share {
-        Share {
+    fn share(topic: &str, messages: u64, bytes: u64) -> TopicShare {
+        TopicShare {
             topic: TopicName::parse(topic.as_bytes()).unwrap(),
             messages,
             bytes,

@@ -110,7 +110,7 @@ impl Side {
             let elsewhere = mark.is_some() || self.owner.done.contains(&(shard, place));
             let of_topic = TopicShare {
                 topic: record.topic.clone(),
-                delivered: u64::from(!elsewhere),
+                messages: u64::from(!elsewhere),
                 bytes: record.body.len() as u64,
             };
             let uncounted = (mark == Some(&false)).then(|| (place, record.topic.clone()));

@@ -450,7 +450,7 @@ impl Memory {
             let mark = is_done.then(|| self.marks.get(&place)).flatten();
             let delivered = u64::from(is_done && mark.is_none());
             let bytes = record.body.len() as u64;
-            count(&mut held.finished.topics, &record.topic, delivered, bytes);
+            TopicShare::add(&mut held.finished.topics, &record.topic, delivered, bytes);
             if is_done {
                 note_uncounted(&mut held.finished, mark, place, &record.topic);
                 continue;
@@ -553,7 +553,7 @@ impl Memory {
             return;
         };
         if delivered {
-            count(&mut pack.finished.topics, &record.topic, 1, 0);
+            TopicShare::add(&mut pack.finished.topics, &record.topic, 1, 0);
         } else {
             let mark = self.marks.get(&key.place);
             note_uncounted(&mut pack.finished, mark, key.place, &record.topic);
@@ -577,19 +577,6 @@ fn cost(pack: &Pack) -> usize {
 fn note_uncounted(finished: &mut Finished, mark: Option<&bool>, place: Place, topic: &TopicName) {
     if mark == Some(&false) {
         finished.uncounted.push((place, topic.clone()));
-    }
-}
-
-fn count(topics: &mut Vec<TopicShare>, topic: &TopicName, delivered: u64, bytes: u64) {
-    if let Some(share) = topics.iter_mut().find(|share| share.topic == *topic) {
-        share.delivered += delivered;
-        share.bytes += bytes;
-    } else {
-        topics.push(TopicShare {
-            topic: topic.clone(),
-            delivered,
-            bytes,
-        });
     }
 }
 

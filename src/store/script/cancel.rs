@@ -7,6 +7,7 @@ use redis::aio::MultiplexedConnection;
 
 use crate::id::Place;
 use crate::message::UnixMs;
+use crate::store::Cancel;
 use crate::store::entry::{mark_of, place_of};
 use crate::store::keys::ShardKeys;
 use crate::store::script::{CANCEL, Parts, evalsha, millis, misshapen, run};
@@ -19,22 +20,13 @@ pub(in crate::store) struct Named {
     pub(in crate::store) place: Option<(Place, UnixMs)>,
 }
 
-/// The answer to one cancel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::store) enum CancelReply {
-    Cancelled,
-    InFlight,
-    Gone,
-    Dead,
-}
-
 /// `lua/cancel.lua`. Answers each message, and says what was marked where an entry said.
 pub(in crate::store) async fn cancel(
     connection: &mut MultiplexedConnection,
     keys: &ShardKeys,
     dedupe_window: Duration,
-    messages: &[&Named],
-) -> Result<(Vec<CancelReply>, Vec<Place>), RedisError> {
+    messages: &[Named],
+) -> Result<(Vec<Cancel>, Vec<Place>), RedisError> {
     let names = [
         keys.cancelled(),
         keys.horizon(),
@@ -66,13 +58,13 @@ pub(in crate::store) async fn cancel(
     let mut parts = Parts::of("cancel", run(connection, &cmd).await?)?;
     let answers = parts.bytes()?;
     let replies = answers.into_iter().map(|letter| match letter {
-        b'c' => Ok(CancelReply::Cancelled),
-        b'i' => Ok(CancelReply::InFlight),
-        b'g' => Ok(CancelReply::Gone),
-        b'd' => Ok(CancelReply::Dead),
+        b'c' => Ok(Cancel::Cancelled),
+        b'i' => Ok(Cancel::InFlight),
+        b'g' => Ok(Cancel::NotFound),
+        b'd' => Ok(Cancel::Dead),
         _ => Err(misshapen("cancel")),
     });
-    let replies: Vec<CancelReply> = replies.collect::<Result<_, _>>()?;
+    let replies: Vec<Cancel> = replies.collect::<Result<_, _>>()?;
     if replies.len() != messages.len() {
         return Err(misshapen("cancel"));
     }

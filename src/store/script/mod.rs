@@ -10,7 +10,7 @@ mod tidy;
 mod turn;
 mod upkeep;
 
-pub(super) use cancel::{CancelReply, Named, cancel};
+pub(super) use cancel::{Named, cancel};
 pub(super) use insert::{InsertReply, NewPack, Verdict, insert};
 pub(super) use place::{
     Move, ParkPlace, ParkedMessage, PlaceReply, Requeue, park, place_reply, requeue, shift,

@@ -102,7 +102,7 @@ fn command(script: &Script, names: &[String], claim_ttl: Duration, turn: &Turn) 
         cmd.arg(finished.score.0).arg(shares);
         for share in &finished.topics {
             cmd.arg(share.topic.as_str());
-            cmd.arg(share.delivered).arg(share.bytes);
+            cmd.arg(share.messages).arg(share.bytes);
         }
         for (place, topic) in &finished.uncounted {
             cmd.arg(topic.as_str()).arg(&mark_of(*place)[..]).arg("");

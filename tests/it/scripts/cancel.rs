@@ -369,9 +369,9 @@ async fn what_nobody_tidied_is_counted_when_its_pack_goes(server: Redis) {
         }
         let counted: u64 = bench.pending().values().sum();
         assert_eq!(counted, if tidied_meanwhile { 8 } else { 10 });
-        let share = |name: &[u8], delivered, bytes| TopicShare {
+        let share = |name: &[u8], messages, bytes| TopicShare {
             topic: TopicName::parse(name).unwrap(),
-            delivered,
+            messages,
             bytes,
         };
         let orders = TopicName::parse(b"orders").unwrap();

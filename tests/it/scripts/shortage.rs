@@ -65,7 +65,7 @@ async fn without_memory_inserts_are_refused_and_all_else_goes_on(server: Redis) 
         score: delivered.place.score,
         topics: vec![TopicShare {
             topic: TopicName::parse(TOPIC.as_bytes()).unwrap(),
-            delivered: 1,
+            messages: 1,
             bytes: 0,
         }],
         uncounted: Vec::new(),

@@ -288,7 +288,7 @@ fn finished(score: Score, messages: u64) -> Finished {
     let topic = TopicName::parse(TOPIC.as_bytes()).unwrap();
     let share = TopicShare {
         topic,
-        delivered: messages,
+        messages,
         bytes: 0,
     };
     Finished {

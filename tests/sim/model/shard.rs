@@ -326,7 +326,7 @@ impl Shard {
             let removed = self.remove(finished.score);
             if removed == 1 {
                 for share in &finished.topics {
-                    self.count(&share.topic, -i64::try_from(share.delivered).unwrap());
+                    self.count(&share.topic, -i64::try_from(share.messages).unwrap());
                 }
                 for (place, topic) in &finished.uncounted {
                     if self.uncounted.remove(place) && self.bug != Some(Bug::UntidyNotCounted) {

@@ -80,7 +80,7 @@ impl Shard {
     fn turn(&mut self, turn: &Turn) -> Held {
         for finished in &turn.finished {
             if self.packs.remove(&finished.score).is_some() {
-                let delivered: u64 = finished.topics.iter().map(|share| share.delivered).sum();
+                let delivered: u64 = finished.topics.iter().map(|share| share.messages).sum();
                 self.pending -= i64::try_from(delivered).unwrap();
                 for (place, _) in &finished.uncounted {
                     let (_, counted) = self.marks.get_mut(place).unwrap();
@@ -405,7 +405,7 @@ fn a_finished_pack_counts_what_was_delivered_by_topic() {
     let last = memory.plan(UnixMs(shard.now), AHEAD_MS, true, ROOM, true);
     let of_topic = |name, delivered, bytes| TopicShare {
         topic: topic(name),
-        delivered,
+        messages: delivered,
         bytes,
     };
     let topics = vec![of_topic("a", 2, 3), of_topic("b", 1, 1)];
