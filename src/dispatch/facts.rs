@@ -58,6 +58,7 @@ impl Poller {
         facts: Vec<Result<(), forward::Error>>,
     ) -> Option<Ended> {
         debug_assert_eq!(keys.len(), facts.len());
+        tenure.in_flight -= keys.len();
         let now_us = self.shared.now_bounds().at_least_us;
         let accepted = facts.iter().filter(|fact| fact.is_ok()).count() as u64;
         self.shared.accepted.fetch_add(accepted, Ordering::Relaxed);

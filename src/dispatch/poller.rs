@@ -1,6 +1,8 @@
 //! Drives one shard: wait → turn → forward → decide → turn. One task per owned shard, asleep until
 //! the head is due or something earlier is inserted.
 
+use std::mem;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -92,7 +94,7 @@ impl Poller {
             number += 1;
             head = match self.tenure(head, number).await {
                 Ended::Idle(next) => {
-                    if std::mem::take(&mut was_busy) {
+                    if mem::take(&mut was_busy) {
                         // Until its end another owner may have held what it took for paused.
                         self.shared.pauses.look_again();
                     }
@@ -186,6 +188,11 @@ impl Poller {
         loop {
             if let Some(ended) = self.turn(tenure).await {
                 return ended;
+            }
+            for (keys, facts) in mem::take(&mut tenure.sent) {
+                if let Some(ended) = self.take_facts(tenure, keys, facts).await {
+                    return ended;
+                }
             }
             loop {
                 self.send_ready(tenure);
@@ -292,7 +299,8 @@ impl Poller {
             || tenure.hint.is_some_and(|hint| has_room && due(hint))
     }
 
-    /// One turn. `Some`: the tenure is over. What forward reports is not taken in while a turn is under
+    /// One turn. `Some`: the tenure is over. What is sent goes on meanwhile, or a shard with a backlog would read all that
+    /// there is room for before the first of it went out. What forward reports is not taken in while a turn is under
     /// way, nor is anything parked: its reply may show a pack again that a fact has just finished.
     async fn turn(&self, tenure: &mut Tenure) -> Option<Ended> {
         let hand_out = self.may_hand_out(tenure);
@@ -310,7 +318,20 @@ impl Poller {
         if turn.read.is_some() {
             tenure.hint = None;
         }
-        let mut held = match self.take_turn(tenure, turn).await {
+        let mut sends = mem::take(&mut tenure.sends);
+        let (reply, sent) = {
+            let mut taking = pin!(self.take_turn(tenure, turn));
+            let mut sent = Vec::new();
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(of_batch) = sends.next(), if !sends.is_empty() => sent.push(of_batch),
+                    reply = &mut taking => break (reply, sent),
+                }
+            }
+        };
+        (tenure.sends, tenure.sent) = (sends, sent);
+        let mut held = match reply {
             Ok(TurnReply::Held(held)) => held,
             Ok(TurnReply::Busy(left)) => return Some(Ended::Busy(left)),
             Err(error) => return Some(self.failed(&error).await),
@@ -463,7 +484,6 @@ impl Poller {
         tokio::select! {
             biased;
             Some((keys, facts)) = tenure.sends.next(), if !tenure.sends.is_empty() => {
-                tenure.in_flight -= keys.len();
                 return self.take_facts(tenure, keys, facts).await;
             }
             // A shard that is given up has no news any more: asking again would spin until the last

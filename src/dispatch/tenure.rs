@@ -41,6 +41,8 @@ pub(super) struct Tenure {
     pub(super) spared: HashSet<Key>,
     pub(super) in_flight: usize,
     pub(super) sends: FuturesUnordered<BoxFuture<'static, Sent>>,
+    /// What the sends told that ended while a turn was under way.
+    pub(super) sent: Vec<Sent>,
     pub(super) failing: HashMap<Key, Failing>,
     /// Messages that wait to be sent again.
     pub(super) retries: Vec<(Instant, Key)>,
@@ -79,6 +81,7 @@ impl Tenure {
             spared: HashSet::new(),
             in_flight: 0,
             sends: FuturesUnordered::new(),
+            sent: Vec::new(),
             failing: HashMap::new(),
             retries: Vec::new(),
             claimed_at: Duration::ZERO,

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking; a history is judged event by event in one place"
 )]
 
+mod backlog;
 mod check;
 mod model;
 mod run;

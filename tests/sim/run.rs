@@ -40,7 +40,7 @@ pub(crate) struct Outcome {
     pub(crate) delivered: usize,
 }
 
-fn settings(seed: u64, bug: Option<Bug>) -> Settings {
+pub(crate) fn settings(seed: u64, bug: Option<Bug>) -> Settings {
     Settings {
         shards: 4,
         pack_window_ms: 1_000,
@@ -59,7 +59,7 @@ fn is_transient(seed: u64) -> bool {
     seed % 8 == 5
 }
 
-fn dispatch_config(hold: Duration) -> Config {
+pub(crate) fn dispatch_config(hold: Duration) -> Config {
     Config {
         pollers: 8,
         claim_ttl: Duration::from_secs(5),
