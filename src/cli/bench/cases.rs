@@ -25,8 +25,6 @@ const PENDING_MIN: Duration = Duration::from_hours(1);
 const PENDING_MAX: Duration = Duration::from_hours(2);
 /// Unanswered batches of one connection that fills.
 const FILL_WINDOW: usize = 2;
-/// Unanswered cancels of one connection.
-const CANCELS_PIPELINED: usize = 100;
 
 fn us(length: Duration) -> u64 {
     u64::try_from(length.as_micros()).unwrap_or(u64::MAX / 4)
@@ -178,19 +176,21 @@ fn rewrite(servers: &Servers, count: u32, begin_us: u64, sending_us: u64) -> Res
     Ok(())
 }
 
-/// Stores messages, cancels a part of them before they are due, and sees what comes.
+/// Stores messages, cancels a part of them before they are due, and sees what comes. `windows`: commands unanswered on a
+/// connection that publishes, and on one that cancels.
 pub(super) fn cancel(
     servers: &Servers,
     load: Load,
     until_due: Duration,
-    window: usize,
+    windows: (usize, usize),
     cancelled_share: f64,
 ) -> Result<Row, Failure> {
+    let (publishes, cancels) = windows;
     let mut flow = Flow::start(servers, load)?;
     let begin = flow.begin.clone();
     let due_us = clock::now_us() + us(until_due);
     let minted = Mutex::new(Vec::new());
-    let sent = flow.send(When::At(due_us), Pace::Closed(window), Some(&minted))?;
+    let sent = flow.send(When::At(due_us), Pace::Closed(publishes), Some(&minted))?;
     let seconds = clock::seconds(sent.end_us - sent.begin_us);
     flow.span("in", flow.book.acknowledged(), seconds, &begin)?;
     flow.note_memory()?;
@@ -215,7 +215,7 @@ pub(super) fn cancel(
         address: &servers.tcp,
         speech: Speech::Nsq,
         connections: load.connections,
-        pace: Pace::Closed(CANCELS_PIPELINED),
+        pace: Pace::Closed(cancels),
     };
     let mut sent = sender::send(route, &commands)?;
     flow.refusals.append(&mut sent.refusals);

@@ -311,7 +311,8 @@ fn one(case: &Case, common: &Common, servers: &Servers, target: Target) -> Resul
                 with_ids: *client_ids,
                 ..common.through(door, target, 200_000, Buffering::Full)
             };
-            cases::cancel(servers, load, *lead, common.window(load.door), *share)
+            let windows = (common.window(load.door), common.window(Door::Dpub));
+            cases::cancel(servers, load, *lead, windows, *share)
         }
         Case::Idle { span, .. } => {
             let load = load(100_000, Buffering::Full);
