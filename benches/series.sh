@@ -27,9 +27,10 @@ keep() {
 keep ingest-dpub ingest --repeat 3
 for door in mdpub mpub batch; do keep "ingest-$door" ingest --door "$door" --without-nsqd; done
 keep ingest-always ingest --appendfsync always --without-nsqd
-keep burst burst --repeat 3
+keep burst burst --repeat 9
 keep lateness lateness --count 20000
 keep cancel cancel --lead 100s
+for pipelined in 100 400; do keep "cancel-$pipelined" cancel --repeat 5 --pipelined "$pipelined"; done
 keep idle idle --span 200s --without-nsqd
 # What a message costs as more come.
 for rate in 1000 3000 10000 30000; do

@@ -56,6 +56,36 @@ pub struct Place {
     pub position: u16,
 }
 
+/// One pack of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PackName {
+    /// Its address.
+    pub score: Score,
+    /// Tells it from another that had the same address before.
+    pub nonce: u32,
+}
+
+impl Place {
+    /// The pack.
+    pub fn pack(self) -> PackName {
+        PackName {
+            score: self.score,
+            nonce: self.nonce,
+        }
+    }
+}
+
+impl PackName {
+    /// A record of it.
+    pub fn record(self, position: u16) -> Place {
+        Place {
+            score: self.score,
+            nonce: self.nonce,
+            position,
+        }
+    }
+}
+
 /// What a minted id says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MintedId {

@@ -112,6 +112,7 @@ fn dispatch(reader: &mut Reader<'_>) -> dispatch::Config {
         sweep: reader.duration("sweep", ms(100)..=s(3600)),
         sending_bytes_max: reader.number("unanswered_bytes_max", 1024..=BYTES_MAX),
         forward_rate_max: reader.number("forward_rate_max", 0..=1_000_000_000),
+        nsqd_rate_max: reader.number("nsqd_rate_max", 0..=1_000_000_000),
         expire_if_later_than: reader
             .duration("expire_if_later_than", ms(0)..=s(10 * 365 * 24 * 3600)),
         clock_step_hold: reader.duration("clock_step_hold", ms(0)..=s(3600)),

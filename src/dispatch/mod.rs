@@ -31,7 +31,7 @@ use tracing::{info, warn};
 pub use metrics::Metrics;
 pub use settings::Config;
 
-use crate::dispatch::gate::Gate;
+use crate::dispatch::gate::{Gate, RatesMax};
 use crate::dispatch::pace::Pace;
 use crate::dispatch::pauses::{Occasion, Pauses};
 use crate::dispatch::poller::{News, Poller, Status};
@@ -88,12 +88,16 @@ impl Dispatcher {
     ) -> JoinHandle<()> {
         let me = InstanceId(format!("{:016x}", fastrand::u64(..)));
         let turns = Semaphore::new(config.pollers.max(1));
+        let rates_max = RatesMax {
+            all: config.forward_rate_max,
+            server: config.nsqd_rate_max,
+        };
         let shared = Arc::new(Shared {
             steps: Mutex::new(Steps::new(config.clock_step_hold)),
             follows: AtomicU64::new(0),
             pauses: Pauses::new(),
             pace: Pace::new(Instant::now()),
-            gate: Arc::new(Gate::new(config.sending_bytes_max, config.forward_rate_max)),
+            gate: Arc::new(Gate::new(config.sending_bytes_max, rates_max)),
             config,
             store,
             forward,

@@ -19,6 +19,8 @@ pub struct Config {
     pub sending_bytes_max: usize,
     /// Most messages sent in a second; 0: any number.
     pub forward_rate_max: u64,
+    /// Most messages sent to each nsqd in a second; 0: any number.
+    pub nsqd_rate_max: u64,
     /// How late a message may be and still be sent; zero: however late.
     pub expire_if_later_than: Duration,
     /// How long nothing is handed out after Redis's clock stepped forward; zero: a step is followed.
@@ -51,6 +53,7 @@ pub(crate) mod tests {
             sweep: Duration::from_mins(1),
             sending_bytes_max: 1 << 22,
             forward_rate_max: 0,
+            nsqd_rate_max: 0,
             expire_if_later_than: Duration::ZERO,
             clock_step_hold: Duration::from_secs(10),
             open_bytes_max: 1 << 26,

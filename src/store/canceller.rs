@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::id::{MessageId, Score};
+use crate::id::{MessageId, PackName};
 use crate::shard::ShardId;
 use crate::store::cancelling::{self, Round};
 use crate::store::core::Core;
@@ -140,7 +140,7 @@ impl Gatherer {
     }
 
     /// What a round has left untidy.
-    fn note(&mut self, untidy: Vec<(ShardId, (Score, u32))>) {
+    fn note(&mut self, untidy: Vec<(ShardId, PackName)>) {
         if untidy.is_empty() {
             return;
         }
@@ -182,7 +182,7 @@ async fn until(at: Option<Instant>) {
 }
 
 /// One round. What fails, fails for those whose ids were in it. Returns what it leaves untidy.
-async fn ask(core: Arc<Core>, requests: Vec<Request>) -> Vec<(ShardId, (Score, u32))> {
+async fn ask(core: Arc<Core>, requests: Vec<Request>) -> Vec<(ShardId, PackName)> {
     let ids: Vec<MessageId> = requests.iter().flat_map(|r| &r.ids).cloned().collect();
     let at_once = requests.len() == 1 || ids.len() <= TIDY_AT_ONCE_MAX;
     let Round { answers, untidy } = cancelling::cancel(&core, &ids, at_once).await;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 
-use crate::id::{MessageId, Score};
+use crate::id::{MessageId, PackName};
 use crate::shard::ShardId;
 use crate::store::core::Core;
 use crate::store::lookup::{asked, link};
@@ -27,8 +27,8 @@ const TIDYING_MAX: usize = 2;
 pub(super) struct Round {
     /// An answer for each id. What fails of one script says nothing of the others.
     pub(super) answers: Vec<Result<Cancel, Arc<Error>>>,
-    /// Packs that were not tidied, by score and nonce.
-    pub(super) untidy: Vec<(ShardId, (Score, u32))>,
+    /// Packs that were not tidied.
+    pub(super) untidy: Vec<(ShardId, PackName)>,
 }
 
 /// Cancels each of `ids`. `at_once`: leaves nothing untidy, so that what is counted is right when this is answered.
@@ -82,10 +82,10 @@ async fn mark(core: &Core, ids: &[MessageId]) -> Round {
                         *answer = Ok(reply);
                     }
                     if let (Cancel::Cancelled, Some((place, _))) = (reply, named.place) {
-                        untidy.push((shard, (place.score, place.nonce)));
+                        untidy.push((shard, place.pack()));
                     }
                 }
-                untidy.extend(found.iter().map(|p| (shard, (p.score, p.nonce))));
+                untidy.extend(found.iter().map(|place| (shard, place.pack())));
             }
             Err(error) => {
                 let error = Arc::new(asked(core, &link, error));

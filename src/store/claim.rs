@@ -38,12 +38,12 @@ pub struct Finished {
     pub uncounted: Vec<(Place, TopicName)>,
 }
 
-/// What of one topic a pack has less, or had.
+/// What of one topic a pack has, had, or has less.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicShare {
     /// The topic.
     pub topic: TopicName,
-    /// How many records are counted off: in a finished pack, those that nsqd has taken.
+    /// How many records: in a finished pack, those that nsqd has taken.
     pub messages: u64,
     /// The bytes of all bodies.
     pub bytes: u64,

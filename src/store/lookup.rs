@@ -212,7 +212,7 @@ async fn look(
         [score, score],
     );
     reads.add("ZSCORE", keys.cancelled(), [&mark_of(place)[..]]);
-    reads.add("HGET", keys.tallies(), [&tally_field(place)[..]]);
+    reads.add("HGET", keys.tallies(), [&tally_field(place.pack())[..]]);
     let (entry, horizons, packs, mark, tally): LookReply = reads.query(connection).await?;
     let in_tally = tally.is_some_and(|tally| is_gone(&tally, place.position));
     Ok(Look {

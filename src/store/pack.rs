@@ -16,7 +16,7 @@
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 
-use crate::id::{PACK_RECORDS_MAX, PACK_WINDOW_MS_MAX, Score};
+use crate::id::{PACK_RECORDS_MAX, PACK_WINDOW_MS_MAX, PackName, Score};
 use crate::message::{TopicName, UnixMs};
 
 /// The format that is written.
@@ -74,6 +74,14 @@ pub enum BadPack {
 }
 
 impl Pack {
+    /// Which pack it is.
+    pub fn name(&self) -> PackName {
+        PackName {
+            score: self.score,
+            nonce: self.nonce,
+        }
+    }
+
     /// Encodes the pack. The records must be due within [`PACK_WINDOW_MS_MAX`] of its score.
     pub fn encode(&self) -> Vec<u8> {
         debug_assert!(self.records.len() <= usize::from(PACK_RECORDS_MAX));

@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::id::{MintedId, PACK_RECORDS_MAX, Place, Score};
 use crate::message::{Due, Message, TopicName, UnixMs};
 use crate::shard::ShardId;
+use crate::store::TopicShare;
 use crate::store::entry::{Entry, Kind};
 use crate::store::pack::{Pack, RECORD_OVERHEAD_MAX, Record};
 use crate::store::script::NewPack;
@@ -106,18 +107,6 @@ pub(super) fn pack(
     packed
 }
 
-fn count_topic(topics: &mut Vec<(TopicName, u64, u64)>, message: &Message) {
-    let topic = &message.topic;
-    let len = message.body.len() as u64;
-    match topics.iter_mut().rfind(|(name, ..)| name == topic) {
-        Some((_, messages, bytes)) => {
-            *messages += 1;
-            *bytes += len;
-        }
-        None => topics.push((topic.clone(), 1, len)),
-    }
-}
-
 /// Makes a pack of `group`, and empties it.
 fn close(
     shard: ShardId,
@@ -135,7 +124,7 @@ fn close(
     let nonce = scores.nonce();
     let count = u16::try_from(group.len()).unwrap_or(PACK_RECORDS_MAX);
     let mut ids = Vec::new();
-    let mut topics: Vec<(TopicName, u64, u64)> = Vec::new();
+    let mut topics: Vec<TopicShare> = Vec::new();
     let mut records = Vec::with_capacity(group.len());
     for (position, (index, stamped)) in (0_u16..).zip(group.drain(..)) {
         let Stamped { due, message } = stamped;
@@ -152,7 +141,7 @@ fn close(
                 count,
             });
         }
-        count_topic(&mut topics, message);
+        TopicShare::add(&mut topics, &message.topic, 1, message.body.len() as u64);
         let id = message.id.as_ref().map(|id| {
             let digest = digest_of(message);
             let entry = Entry {
@@ -183,10 +172,6 @@ fn close(
         len: 0,
     }
     .encode();
-    let topics = topics
-        .into_iter()
-        .map(|(topic, n, bytes)| (topic.as_str().to_owned(), n, bytes))
-        .collect();
     packs.push(NewPack {
         score,
         value,

@@ -6,15 +6,15 @@
 
 use bytes::Bytes;
 
-use crate::id::{PACK_RECORDS_MAX, Place};
+use crate::id::{PACK_RECORDS_MAX, PackName};
 use crate::message::UnixMs;
 use crate::store::claim::TopicShare;
 use crate::store::entry::mark_of;
 use crate::store::pack::{Pack, Record};
 
-/// How a mark of any record of that pack begins: the field of the pack's tally.
-pub(super) fn tally_field(place: Place) -> [u8; 12] {
-    let mark = mark_of(place);
+/// How a mark of any record of the pack begins: the field of the pack's tally.
+pub(super) fn tally_field(pack: PackName) -> [u8; 12] {
+    let mark = mark_of(pack.record(0));
     mark.first_chunk().copied().unwrap_or_default()
 }
 

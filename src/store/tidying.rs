@@ -7,7 +7,7 @@ use bytes::Bytes;
 use redis::RedisError;
 use redis::aio::MultiplexedConnection;
 
-use crate::id::Score;
+use crate::id::PackName;
 use crate::shard::ShardId;
 use crate::store::Error;
 use crate::store::core::Core;
@@ -25,8 +25,8 @@ const ATTEMPTS_MAX: u32 = 3;
 /// Marks of one look for those that nobody tidied.
 const MARKS_PER_LOOK: usize = 500;
 
-/// Tidies packs of a shard, by score and nonce. `false`: not all; a sweep finds them, or their turn.
-pub(super) async fn tidy(core: &Core, shard: ShardId, packs: Vec<(Score, u32)>) -> bool {
+/// Tidies packs of a shard. `false`: not all; a sweep finds them, or their turn.
+pub(super) async fn tidy(core: &Core, shard: ShardId, packs: Vec<PackName>) -> bool {
     let Ok(mut link) = link(core) else {
         return false;
     };
@@ -75,7 +75,7 @@ async fn catch_up_shard(core: &Core, shard: ShardId, marked: u64) -> Result<(), 
             .map_err(|error| asked(core, &link, error))?;
         let uncounted = marks.iter().filter(|(_, due)| due.fract() != 0.0);
         for place in uncounted.filter_map(|(mark, _)| place_of(mark)) {
-            untidy.add(shard, (place.score, place.nonce));
+            untidy.add(shard, place.pack());
         }
         cursor = next;
         if cursor == 0 {
@@ -98,18 +98,18 @@ async fn catch_up_shard(core: &Core, shard: ShardId, marked: u64) -> Result<(), 
 async fn attempt(
     connection: &mut MultiplexedConnection,
     keys: &ShardKeys,
-    packs: &[(Score, u32)],
-) -> Result<Vec<(Score, u32)>, RedisError> {
+    packs: &[PackName],
+) -> Result<Vec<PackName>, RedisError> {
     let (opened, seen) = script::tallies_and_packs(connection, keys, packs).await?;
     let there: Vec<Tidying> = packs
         .iter()
         .zip(seen)
-        .filter_map(|((score, nonce), (tally, values))| {
+        .filter_map(|(name, (tally, values))| {
             let decoded = values
                 .into_iter()
-                .filter_map(|value| Pack::decode(*score, Bytes::from(value)).ok());
+                .filter_map(|value| Pack::decode(name.score, Bytes::from(value)).ok());
             // Its turn has removed it, or one that cannot be read lies there.
-            let pack = decoded.into_iter().find(|pack| pack.nonce == *nonce)?;
+            let pack = decoded.into_iter().find(|pack| pack.name() == *name)?;
             let tally = tally.unwrap_or_default();
             Some(Tidying { pack, tally })
         })
@@ -133,6 +133,6 @@ async fn attempt(
     let were_same = script::tidy(connection, keys, &changes).await?;
     let others = changes.iter().zip(were_same).filter(|(_, same)| !same);
     Ok(others
-        .map(|((tidying, _), _)| (tidying.pack.score, tidying.pack.nonce))
+        .map(|((tidying, _), _)| tidying.pack.name())
         .collect())
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use crate::id::Score;
+use crate::id::PackName;
 use crate::shard::ShardId;
 use crate::store::core::Core;
 
@@ -16,15 +16,14 @@ const BIG_WEIGHT: usize = 4;
 /// What is marked and not tidied.
 #[derive(Debug, Default)]
 pub(super) struct Untidy {
-    /// Packs by score and nonce.
-    shards: BTreeMap<ShardId, BTreeSet<(Score, u32)>>,
+    shards: BTreeMap<ShardId, BTreeSet<PackName>>,
     packs: usize,
     /// The shard that was served last.
     last: Option<ShardId>,
 }
 
 impl Untidy {
-    pub(super) fn add(&mut self, shard: ShardId, pack: (Score, u32)) {
+    pub(super) fn add(&mut self, shard: ShardId, pack: PackName) {
         let is_new = self.shards.entry(shard).or_default().insert(pack);
         self.packs += usize::from(is_new);
     }
@@ -35,7 +34,7 @@ impl Untidy {
     }
 
     /// The packs for one script. Shards take turns.
-    pub(super) fn take(&mut self) -> Option<(ShardId, Vec<(Score, u32)>)> {
+    pub(super) fn take(&mut self) -> Option<(ShardId, Vec<PackName>)> {
         let behind = self.last.map_or(Bound::Unbounded, Bound::Excluded);
         let next = self.shards.range((behind, Bound::Unbounded)).next();
         let shard = *next.or_else(|| self.shards.first_key_value())?.0;
@@ -45,7 +44,11 @@ impl Untidy {
         while weight < PACKS_MAX
             && let Some(pack) = packs.pop_first()
         {
-            weight += if Core::is_big(pack.0) { BIG_WEIGHT } else { 1 };
+            weight += if Core::is_big(pack.score) {
+                BIG_WEIGHT
+            } else {
+                1
+            };
             taken.push(pack);
         }
         if packs.is_empty() {
@@ -59,13 +62,17 @@ impl Untidy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::Score;
     use crate::message::UnixMs;
     use crate::shard::Generation;
 
     const LATER: UnixMs = UnixMs(1_800_000_000_000);
 
-    fn pack(k: u64) -> (Score, u32) {
-        (Score::new(LATER, k), 7)
+    fn pack(k: u64) -> PackName {
+        PackName {
+            score: Score::new(LATER, k),
+            nonce: 7,
+        }
     }
 
     fn shard(index: u16) -> ShardId {

@@ -68,6 +68,7 @@ pub(crate) fn dispatch_config(hold: Duration) -> Config {
         sweep: Duration::from_mins(1),
         sending_bytes_max: 4_000,
         forward_rate_max: 0,
+        nsqd_rate_max: 0,
         expire_if_later_than: Duration::ZERO,
         clock_step_hold: hold,
         open_bytes_max: 4_000,

@@ -16,8 +16,6 @@ use crate::cli::bench::wire::Speech;
 
 /// From the account to the instant of a burst.
 const BEFORE_BURST: Duration = Duration::from_millis(50);
-/// Looks at nsqd's disk while a burst drains.
-const BURST_LOOK: Duration = Duration::from_millis(100);
 /// What was sent settles before an idle span begins.
 const IDLE_BEFORE: Duration = Duration::from_secs(5);
 /// When those fall due that wait meanwhile: evenly spread.
@@ -80,9 +78,7 @@ pub(super) fn burst(
     }
     clock::wait_until(due_us - us(BEFORE_BURST));
     let before = servers.account()?;
-    clock::wait_until(due_us + us(BURST_LOOK));
-    flow.note_backend_depth();
-    flow.drain(due_us);
+    flow.drain_watched(due_us);
     let seconds = clock::seconds(flow.book.last_us().saturating_sub(due_us));
     flow.span("out", flow.book.received(), seconds, &before)?;
     flow.end()

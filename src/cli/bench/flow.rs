@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const QUIET: Duration = Duration::from_millis(500);
 /// Between two looks whether everything has come.
 const LOOK: Duration = Duration::from_millis(2);
+/// Between two looks at nsqd's disk, in µs.
+const DISK_LOOK_US: u64 = 50_000;
 
 /// Whose door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,8 +177,28 @@ impl<'a> Flow<'a> {
     /// Waits until all that must come has come, or nothing comes any more. `last_due_us`: when the last of
     /// it is due.
     pub(super) fn drain(&self, last_due_us: u64) {
+        self.drain_beside(last_due_us, || {});
+    }
+
+    /// The same. Notes the most messages that nsqd had on its disk meanwhile.
+    pub(super) fn drain_watched(&mut self, last_due_us: u64) {
+        let (mut most, mut look_at_us) = (None, 0);
+        self.drain_beside(last_due_us, || {
+            if clock::now_us() >= look_at_us {
+                look_at_us = clock::now_us() + DISK_LOOK_US;
+                most = most.max(self.servers.nsqd_backend_depth(&self.topic));
+            }
+        });
+        if let Some(depth) = most {
+            self.figures
+                .insert("nsqd backend_depth at most", share(depth, 1));
+        }
+    }
+
+    fn drain_beside(&self, last_due_us: u64, mut look: impl FnMut()) {
         let mut seen = (self.book.received(), clock::now_us());
         while self.book.received() < self.book.wanted() {
+            look();
             clock::wait(LOOK);
             let (received, now) = (self.book.received(), clock::now_us());
             if received > seen.0 || now < last_due_us {
@@ -221,12 +243,5 @@ impl<'a> Flow<'a> {
             figures: self.figures,
             account,
         })
-    }
-
-    /// Messages that nsqd had to put on its disk, as a figure.
-    pub(super) fn note_backend_depth(&mut self) {
-        if let Some(depth) = self.servers.nsqd_backend_depth(&self.topic) {
-            self.figures.insert("nsqd backend_depth", share(depth, 1));
-        }
     }
 }

@@ -5,6 +5,7 @@ use redis::{RedisError, Value};
 
 use crate::id::Score;
 use crate::message::UnixMs;
+use crate::store::TopicShare;
 use crate::store::keys::ShardKeys;
 use crate::store::script::{INSERT, Parts, evalsha, misshapen, run};
 
@@ -13,8 +14,7 @@ use crate::store::script::{INSERT, Parts, evalsha, misshapen, run};
 pub(in crate::store) struct NewPack {
     pub(in crate::store) score: Score,
     pub(in crate::store) value: Vec<u8>,
-    /// Topic, messages, bytes of bodies.
-    pub(in crate::store) topics: Vec<(String, u64, u64)>,
+    pub(in crate::store) topics: Vec<TopicShare>,
     /// Client id, entry, due.
     pub(in crate::store) ids: Vec<(String, String, UnixMs)>,
 }
@@ -64,8 +64,9 @@ pub(in crate::store) async fn insert(
             .arg(pack.score.due().0)
             .arg(&pack.value[..]);
         cmd.arg(pack.topics.len());
-        for (topic, messages, bytes) in &pack.topics {
-            cmd.arg(topic).arg(*messages).arg(*bytes);
+        for share in &pack.topics {
+            cmd.arg(share.topic.as_str());
+            cmd.arg(share.messages).arg(share.bytes);
         }
         cmd.arg(pack.ids.len());
         for (id, entry, due) in &pack.ids {

@@ -3,7 +3,7 @@
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError};
 
-use crate::id::{Place, Score};
+use crate::id::PackName;
 use crate::message::UnixMs;
 use crate::store::entry::mark_of;
 use crate::store::keys::ShardKeys;
@@ -19,41 +19,28 @@ pub(in crate::store) struct Tidying {
     pub(in crate::store) tally: Vec<u8>,
 }
 
-fn place(pack: &Pack, position: u16) -> Place {
-    Place {
-        score: pack.score,
-        nonce: pack.nonce,
-        position,
-    }
-}
-
 /// One pack's tally, and what lies at its score.
 type Seen = (Option<Vec<u8>>, Vec<Vec<u8>>);
 
-/// Up to where an owner has read, and of each pack, by score and nonce, what there is.
+/// Up to where an owner has read, and of each pack what there is.
 pub(in crate::store) async fn tallies_and_packs(
     connection: &mut MultiplexedConnection,
     keys: &ShardKeys,
-    packs: &[(Score, u32)],
+    packs: &[PackName],
 ) -> Result<(UnixMs, Vec<Seen>), RedisError> {
     let (tallies, due) = (keys.tallies(), keys.due());
     let mut pipeline = Pipeline::with_capacity(1 + 2 * packs.len());
     pipeline.cmd("HGET").arg(keys.horizon()).arg("opened");
-    for (score, nonce) in packs {
-        let first = Place {
-            score: *score,
-            nonce: *nonce,
-            position: 0,
-        };
+    for pack in packs {
         pipeline
             .cmd("HGET")
             .arg(&tallies)
-            .arg(&tally_field(first)[..]);
+            .arg(&tally_field(*pack)[..]);
         pipeline
             .cmd("ZRANGEBYSCORE")
             .arg(&due)
-            .arg(score.0)
-            .arg(score.0);
+            .arg(pack.score.0)
+            .arg(pack.score.0);
     }
     let mut replies = Parts::of("tidy", pipeline.query_async(connection).await?)?;
     let opened: Option<u64> = redis::from_redis_value(replies.value()?)?;
@@ -76,7 +63,7 @@ pub(in crate::store) async fn marks_of_records(
     for Tidying { pack, .. } in packs {
         let cmd = pipeline.cmd("ZMSCORE").arg(&cancelled);
         for record in &pack.records {
-            cmd.arg(&mark_of(place(pack, record.position))[..]);
+            cmd.arg(&mark_of(pack.name().record(record.position))[..]);
         }
     }
     let scores: Vec<Vec<Option<f64>>> = pipeline.query_async(connection).await?;
@@ -102,7 +89,7 @@ pub(in crate::store) async fn tidy(
     let mut cmd = evalsha(&TIDY, &names);
     for (Tidying { pack, tally }, change) in changes {
         cmd.arg(pack.score.0)
-            .arg(&tally_field(place(pack, 0))[..])
+            .arg(&tally_field(pack.name())[..])
             .arg(&tally[..])
             .arg(change.tally.as_deref().unwrap_or_default());
         match &change.then {
@@ -114,10 +101,11 @@ pub(in crate::store) async fn tidy(
             .arg(change.unmarked.len())
             .arg(change.shares.len());
         for (position, due) in &change.counted {
-            cmd.arg(due.0).arg(&mark_of(place(pack, *position))[..]);
+            cmd.arg(due.0)
+                .arg(&mark_of(pack.name().record(*position))[..]);
         }
         for position in &change.unmarked {
-            cmd.arg(&mark_of(place(pack, *position))[..]);
+            cmd.arg(&mark_of(pack.name().record(*position))[..]);
         }
         for share in &change.shares {
             cmd.arg(share.topic.as_str())
