@@ -1,7 +1,7 @@
 //! The stored value: a pack of records, one member of a shard's `due` zset. Pure.
 //!
 //! ```text
-//! version u8 = 1 | flags u8 = 0 | nonce u32 | stored u16 | count u16
+//! version u8 = 2 | flags u8 = 0 | nonce u32 | score u64 | stored u16 | count u16
 //! topics u8 | topics x (len u8, name)
 //! count x (position u16, topic u8)
 //! count x (offset varint, flags u8, [id len u8, id], body len varint, body)
@@ -9,7 +9,8 @@
 //!
 //! Integers are big endian; a varint is LEB128. `stored` is the number of records when the pack was
 //! made, `count` how many it has now: a rewrite drops cancelled ones and keeps the others' positions.
-//! `offset` is the record's due time less the pack's, in ms.
+//! `offset` is the record's due time less the pack's, in ms. `score` is the pack's own: no two members of a zset are the
+//! same bytes, and the same messages under the same nonce at another time would only move the first. Version 1 had none.
 //!
 //! If you change this format: raise [`VERSION`], keep reading the one before, add a vector to the tests below, and say
 //! so in `docs/redis.md`. No script looks into a pack.
@@ -20,13 +21,15 @@ use crate::id::{PACK_RECORDS_MAX, PACK_WINDOW_MS_MAX, PackName, Score};
 use crate::message::{TopicName, UnixMs};
 
 /// The format that is written.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The one before.
+const VERSION_WITHOUT_SCORE: u8 = 1;
 
 const FLAG_MAYBE: u8 = 1;
 const FLAG_ID: u8 = 2;
 const TOPICS_MAX: usize = 255;
-/// version, flags, nonce, stored, count, topics.
-const HEADER_LEN: usize = 11;
+/// version, flags, nonce, score, stored, count, topics.
+const HEADER_LEN: usize = 19;
 /// Directory entry, offset, flags and length of a record, at most, less id and body.
 pub(super) const RECORD_OVERHEAD_MAX: usize = 3 + 2 + 1 + 1 + 4;
 
@@ -97,6 +100,7 @@ impl Pack {
         out.put_u8(VERSION);
         out.put_u8(0);
         out.put_u32(self.nonce);
+        out.put_u64(self.score.0);
         out.put_u16(self.stored);
         out.put_u16(u16::try_from(self.records.len()).unwrap_or(PACK_RECORDS_MAX));
         out.put_u8(u8::try_from(topics.len()).unwrap_or(u8::MAX));
@@ -128,12 +132,16 @@ impl Pack {
     /// Decodes a stored value. Bodies are slices of it.
     pub fn decode(score: Score, mut value: Bytes) -> Result<Self, BadPack> {
         let len = value.len();
-        match value.first() {
-            Some(&VERSION) => {}
-            Some(&other) => return Err(BadPack::UnknownVersion(other)),
-            None => return Err(BadPack::Malformed),
+        let version = value.try_get_u8().map_err(malformed)?;
+        if ![VERSION, VERSION_WITHOUT_SCORE].contains(&version) {
+            return Err(BadPack::UnknownVersion(version));
         }
-        let (nonce, stored, count, topics) = read_head(&mut value).ok_or(BadPack::Malformed)?;
+        let has_score = version == VERSION;
+        let head = read_head(&mut value, has_score).ok_or(BadPack::Malformed)?;
+        let (nonce, own_score, stored, count, topics) = head;
+        if own_score.is_some_and(|own| own != score) {
+            return Err(BadPack::Malformed);
+        }
         let mut directory = Vec::with_capacity(count);
         for _ in 0..count {
             let position = value.try_get_u16().map_err(malformed)?;
@@ -174,15 +182,20 @@ fn malformed(_: bytes::TryGetError) -> BadPack {
     BadPack::Malformed
 }
 
-fn read_head(value: &mut Bytes) -> Option<(u32, u16, usize, Vec<TopicName>)> {
-    if value.len() < HEADER_LEN {
-        return None;
-    }
-    value.advance(2);
-    let nonce = value.get_u32();
-    let stored = value.get_u16();
-    let count = value.get_u16();
-    let topic_count = value.get_u8();
+/// Nonce, score, records when it was made, records, topics.
+type Head = (u32, Option<Score>, u16, usize, Vec<TopicName>);
+
+fn read_head(value: &mut Bytes, has_score: bool) -> Option<Head> {
+    let _flags = value.try_get_u8().ok()?;
+    let nonce = value.try_get_u32().ok()?;
+    let score = if has_score {
+        Some(Score(value.try_get_u64().ok()?))
+    } else {
+        None
+    };
+    let stored = value.try_get_u16().ok()?;
+    let count = value.try_get_u16().ok()?;
+    let topic_count = value.try_get_u8().ok()?;
     if count > PACK_RECORDS_MAX || stored > PACK_RECORDS_MAX || count > stored {
         return None;
     }
@@ -190,7 +203,7 @@ fn read_head(value: &mut Bytes) -> Option<(u32, u16, usize, Vec<TopicName>)> {
     for _ in 0..topic_count {
         topics.push(TopicName::parse(&take_short(value)?).ok()?);
     }
-    Some((nonce, stored, usize::from(count), topics))
+    Some((nonce, score, stored, usize::from(count), topics))
 }
 
 fn read_record(value: &mut Bytes, score: Score, position: u16, topic: TopicName) -> Option<Record> {
@@ -304,10 +317,11 @@ mod tests {
 
         #[test]
         fn any_bytes_are_answered(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), versioned: bool) {
-            if let (true, Some(first)) = (versioned, bytes.first_mut()) {
-                *first = VERSION;
-            }
             let score = Score::new(UnixMs(5), 0);
+            if let (true, Some(head)) = (versioned, bytes.get_mut(..14)) {
+                head[0] = VERSION;
+                head[6..].copy_from_slice(&score.0.to_be_bytes());
+            }
             if let Ok(pack) = Pack::decode(score, Bytes::from(bytes)) {
                 prop_assert!(pack.records.len() <= usize::from(pack.stored));
             }
@@ -332,13 +346,24 @@ mod tests {
             (record.due, record.maybe, &record.body[..]),
             (UnixMs(1_005), true, &b"hi"[..])
         );
+    }
+
+    #[test]
+    fn version_2_is_written() {
+        let value = b"\x02\x00\x00\x00\x00\x07\x00\x00\x00\x00\x00\x1f\x40\x03\x00\x01\x00\x01\x01\x01t\x00\x00\x00\x05\x01\x02hi";
+        let score = Score::new(UnixMs(1_000), 3);
+        let pack = Pack::decode(score, Bytes::from_static(value)).unwrap();
         assert_eq!(pack.encode(), value);
+        // Elsewhere it is another pack's, or none.
+        let elsewhere = Score::new(UnixMs(1_001), 3);
+        let decoded = Pack::decode(elsewhere, Bytes::from_static(value));
+        assert_eq!(decoded, Err(BadPack::Malformed));
     }
 
     #[test]
     fn a_newer_version_is_told_apart() {
         let score = Score::new(UnixMs(1_000), 3);
-        let newer = Bytes::from_static(b"\x02whatever");
-        assert_eq!(Pack::decode(score, newer), Err(BadPack::UnknownVersion(2)));
+        let newer = Bytes::from_static(b"\x03whatever");
+        assert_eq!(Pack::decode(score, newer), Err(BadPack::UnknownVersion(3)));
     }
 }

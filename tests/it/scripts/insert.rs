@@ -12,6 +12,7 @@ use crate::support::wait;
 on_both_servers! {
     a_message_is_a_pack_at_its_due_time;
     messages_of_one_moment_share_packs_with_unique_scores;
+    packs_of_the_same_messages_and_nonce_both_stay;
     nothing_appears_at_or_under_the_horizon;
     another_instance_stamps_above_what_this_one_handed_out;
     a_crowded_millisecond_gives_way_to_the_next;
@@ -62,6 +63,21 @@ async fn messages_of_one_moment_share_packs_with_unique_scores(server: Redis) {
     let ids: HashSet<_> = receipts.iter().map(|receipt| &receipt.id).collect();
     assert_eq!(ids.len(), 200);
     assert_eq!(bench.pending()[TOPIC], 200);
+}
+
+/// A member of a zset has one score: one that is added again at another score moves, and its message is lost.
+async fn packs_of_the_same_messages_and_nonce_both_stay(server: Redis) {
+    let bench = Bench::open(server).await;
+    let due = bench.now() + HOUR;
+    for at in [due, due + 1] {
+        // Nonces are random, 32 bits: in a million packs of a shard, some are equal.
+        fastrand::seed(7);
+        bench.put(at).await;
+    }
+    let packs = bench.packs();
+    assert_eq!(packs.len(), 2);
+    let nonce = |n: usize| packs[n].1[2..6].to_vec();
+    assert_eq!(nonce(0), nonce(1));
 }
 
 async fn nothing_appears_at_or_under_the_horizon(server: Redis) {
