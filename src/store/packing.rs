@@ -17,6 +17,9 @@ use crate::store::script::NewPack;
 /// Most topics of one pack: its directory numbers them with a byte.
 const TOPICS_MAX: usize = 200;
 
+/// Most packs of one write that begin at one ms: it has places for twice as many, and others need some.
+const PACKS_A_MS: usize = 512;
+
 /// A message with its due time.
 #[derive(Debug, Clone)]
 pub(super) struct Stamped {
@@ -60,16 +63,19 @@ pub(super) fn pack(
         minted: Vec::new(),
     };
     let mut places: Vec<Option<MintedId>> = vec![None; messages.len()];
-    let mut group: Vec<(usize, &Stamped)> = Vec::new();
+    let mut group: Vec<Grouped<'_>> = Vec::new();
     let mut topics: HashSet<&TopicName> = HashSet::new();
     let mut bytes = 0;
+    // Where the last packs began, how many, and where the next may.
+    let (mut began, mut packs_there, mut floor) = (UnixMs(0), 0, UnixMs(0));
     for index in order {
         let Some(stamped) = messages.get(index) else {
             continue;
         };
         let size = stamped.message.body.len() + RECORD_OVERHEAD_MAX;
-        let fits = group.first().is_none_or(|(_, first)| {
-            stamped.due.ms_since(first.due) <= limits.window_ms
+        let first = group.first().map(|grouped| grouped.due);
+        let fits = first.is_none_or(|first| {
+            stamped.due.ms_since(first) <= limits.window_ms
                 && bytes + size <= limits.bytes
                 && group.len() < usize::from(PACK_RECORDS_MAX)
                 && (topics.len() < TOPICS_MAX || topics.contains(&stamped.message.topic))
@@ -85,14 +91,24 @@ pub(super) fn pack(
             );
             bytes = 0;
             topics.clear();
+            let first = first.unwrap_or_default();
+            packs_there = if first == began { packs_there + 1 } else { 1 };
+            began = first;
+            if packs_there == PACKS_A_MS {
+                floor = first.plus_ms(1);
+            }
         }
         bytes += size;
         // Neighbours mostly share their topic.
-        let neighbour = group.last().map(|(_, m)| &m.message.topic);
+        let neighbour = group.last().map(|grouped| &grouped.message.topic);
         if neighbour != Some(&stamped.message.topic) {
             topics.insert(&stamped.message.topic);
         }
-        group.push((index, stamped));
+        group.push(Grouped {
+            index,
+            due: stamped.due.max(floor),
+            message: &stamped.message,
+        });
     }
     close(
         shard,
@@ -107,16 +123,23 @@ pub(super) fn pack(
     packed
 }
 
+/// A message of the pack that is being filled.
+struct Grouped<'a> {
+    index: usize,
+    due: UnixMs,
+    message: &'a Message,
+}
+
 /// Makes a pack of `group`, and empties it.
 fn close(
     shard: ShardId,
-    group: &mut Vec<(usize, &Stamped)>,
+    group: &mut Vec<Grouped<'_>>,
     limits: PackLimits,
     scores: &mut impl Scores,
     packs: &mut Vec<NewPack>,
     places: &mut [Option<MintedId>],
 ) {
-    let Some((_, first)) = group.first() else {
+    let Some(first) = group.first() else {
         return;
     };
     let big = first.message.body.len() + RECORD_OVERHEAD_MAX > limits.bytes;
@@ -126,8 +149,12 @@ fn close(
     let mut ids = Vec::new();
     let mut topics: Vec<TopicShare> = Vec::new();
     let mut records = Vec::with_capacity(group.len());
-    for (position, (index, stamped)) in (0_u16..).zip(group.drain(..)) {
-        let Stamped { due, message } = stamped;
+    for (position, grouped) in (0_u16..).zip(group.drain(..)) {
+        let Grouped {
+            index,
+            due,
+            message,
+        } = grouped;
         let place = Place {
             score,
             nonce,
@@ -135,7 +162,7 @@ fn close(
         };
         if let Some(slot) = places.get_mut(index) {
             *slot = Some(MintedId {
-                due: *due,
+                due,
                 shard,
                 place,
                 count,
@@ -147,17 +174,17 @@ fn close(
             let entry = Entry {
                 kind: Kind::Stored,
                 place,
-                due: *due,
+                due,
                 maybe: false,
                 digest,
             };
-            ids.push((id.as_str().to_owned(), entry.to_text(), *due));
+            ids.push((id.as_str().to_owned(), entry.to_text(), due));
             Bytes::copy_from_slice(id.as_str().as_bytes())
         });
         let (topic, body) = (message.topic.clone(), message.body.clone());
         records.push(Record {
             position,
-            due: *due,
+            due,
             topic,
             maybe: false,
             id,

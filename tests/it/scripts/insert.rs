@@ -13,6 +13,7 @@ on_both_servers! {
     a_message_is_a_pack_at_its_due_time;
     messages_of_one_moment_share_packs_with_unique_scores;
     packs_of_the_same_messages_and_nonce_both_stay;
+    more_packs_than_a_millisecond_has_places_for_go_on_to_the_next;
     nothing_appears_at_or_under_the_horizon;
     another_instance_stamps_above_what_this_one_handed_out;
     a_crowded_millisecond_gives_way_to_the_next;
@@ -78,6 +79,20 @@ async fn packs_of_the_same_messages_and_nonce_both_stay(server: Redis) {
     assert_eq!(packs.len(), 2);
     let nonce = |n: usize| packs[n].1[2..6].to_vec();
     assert_eq!(nonce(0), nonce(1));
+}
+
+async fn more_packs_than_a_millisecond_has_places_for_go_on_to_the_next(server: Redis) {
+    // One pack each.
+    let bench = Bench::open_with(server, |config| config.pack_bytes = 256).await;
+    let due = bench.now() + HOUR;
+    let batch = (0..1_100).map(|n| message(&format!("{n:0200}"), Due::At(UnixMs(due))));
+    let receipts = bench.store.schedule(batch.collect()).await.unwrap();
+    let dues: HashSet<u64> = receipts.iter().map(|receipt| receipt.due.0).collect();
+    assert_eq!(dues, HashSet::from([due, due + 1, due + 2]));
+    let packs = bench.packs();
+    let scores: HashSet<u64> = packs.iter().map(|(score, _)| *score).collect();
+    assert_eq!((packs.len(), scores.len()), (1_100, 1_100));
+    assert_eq!(bench.pending()[TOPIC], 1_100);
 }
 
 async fn nothing_appears_at_or_under_the_horizon(server: Redis) {
