@@ -226,4 +226,6 @@ pub(super) fn is_broken(error: &RedisError) -> bool {
             error.kind(),
             redis::ErrorKind::Server(ReadOnly | Moved | MasterDown)
         )
+        // Redis 6.2 wraps what a script met.
+        || error.detail().is_some_and(|detail| detail.contains("READONLY"))
 }

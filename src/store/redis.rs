@@ -102,7 +102,13 @@ impl RedisStore {
         learn_time(&core, &mut setup).await;
         let writer = Writer::start(&core, stop.clone());
         let canceller = Canceller::start(&core, stop.clone());
-        let wakes = Arc::new(Wakes::new(client, keys));
+        let wakes = Wakes::new(
+            client,
+            core.config.request_timeout,
+            Arc::clone(&core.turns),
+            keys,
+        );
+        let wakes = Arc::new(wakes);
         let subscription = Arc::clone(&wakes);
         tracker.spawn(async move {
             tokio::select! {

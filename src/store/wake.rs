@@ -2,18 +2,20 @@
 //! is lost costs lateness, never a message: whenever the subscription was away, everything is looked at.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::io::{Error, ErrorKind};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use redis::{Client, Msg, RedisError};
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::message::UnixMs;
 use crate::shard::{Generation, ShardId};
 use crate::store::claim::Wake;
+use crate::store::connect::Link;
 use crate::store::keys::Namespace;
 
 /// Longest pause before subscribing again, with jitter.
@@ -25,16 +27,27 @@ const PING_EVERY: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(super) struct Wakes {
     client: Client,
+    /// Each answer to the subscription takes at most so long.
+    answer_timeout: Duration,
+    /// Where this connection leads, the subscription must lead.
+    turns: Arc<Link>,
     keys: Namespace,
     shards: watch::Sender<HashSet<ShardId>>,
     listener: Mutex<Option<mpsc::UnboundedSender<Wake>>>,
 }
 
 impl Wakes {
-    pub(super) fn new(client: Client, keys: Namespace) -> Self {
+    pub(super) fn new(
+        client: Client,
+        answer_timeout: Duration,
+        turns: Arc<Link>,
+        keys: Namespace,
+    ) -> Self {
         let (shards, _) = watch::channel(HashSet::new());
         Self {
             client,
+            answer_timeout,
+            turns,
             keys,
             shards,
             listener: Mutex::new(None),
@@ -74,21 +87,26 @@ impl Wakes {
         }
     }
 
+    /// Ends when the subscription is lost, or when turns go to another connection: perhaps to another server.
     async fn subscribed(&self) -> Result<(), RedisError> {
-        let (mut sink, mut messages) = self.client.get_async_pubsub().await?.split();
+        let session = self.turns.wait(None).await.number;
+        let pubsub = self.answered(self.client.get_async_pubsub()).await?;
+        let (mut sink, mut messages) = pubsub.split();
         let mut wanted = self.shards.subscribe();
         let mut have: HashSet<ShardId> = HashSet::new();
-        sink.subscribe(self.keys.pauses()).await?;
+        self.answered(sink.subscribe(self.keys.pauses())).await?;
         self.send(Wake::Pauses);
         info!("subscribed to wakes");
         loop {
             let want = wanted.borrow_and_update().clone();
             for shard in have.difference(&want) {
-                sink.unsubscribe(self.keys.shard(*shard).wake()).await?;
+                let channel = self.keys.shard(*shard).wake();
+                self.answered(sink.unsubscribe(channel)).await?;
             }
             let new: Vec<_> = want.difference(&have).copied().collect();
             for shard in &new {
-                sink.subscribe(self.keys.shard(*shard).wake()).await?;
+                let channel = self.keys.shard(*shard).wake();
+                self.answered(sink.subscribe(channel)).await?;
             }
             if !new.is_empty() {
                 // What came before the subscription was heard by nobody.
@@ -105,9 +123,20 @@ impl Wakes {
                         Some(message) => self.hear(&message),
                         None => return Ok(()),
                     },
-                    () = sleep(PING_EVERY) => sink.ping::<()>().await?,
+                    _replaced = self.turns.wait(Some(session)) => return Ok(()),
+                    () = sleep(PING_EVERY) => self.answered(sink.ping::<()>()).await?,
                 }
             }
+        }
+    }
+
+    async fn answered<T>(
+        &self,
+        work: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, RedisError> {
+        match timeout(self.answer_timeout, work).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => Err(Error::from(ErrorKind::TimedOut).into()),
         }
     }
 
