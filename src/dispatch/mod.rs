@@ -46,7 +46,7 @@ use crate::timer::{Clock, Timer};
 const EXPIRY_MARGIN: Duration = Duration::from_millis(5);
 
 /// Old ids age so much more rarely than shards are swept: nobody waits for it.
-const TRIM_SWEEPS: u32 = 10;
+const TRIM_SWEEPS: u32 = 2;
 
 /// Serves the shards that this instance owns among the live ones.
 #[derive(Debug)]

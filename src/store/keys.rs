@@ -101,6 +101,11 @@ impl ShardKeys {
         self.key("gone")
     }
 
+    /// list: what lay at the scores of packs that are refused. Exists only within one MULTI.
+    pub(super) fn refused(&self) -> String {
+        self.key("refused")
+    }
+
     /// hash: topic -> messages pending.
     pub(super) fn pending(&self) -> String {
         self.key("pending")

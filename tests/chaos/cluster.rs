@@ -255,6 +255,8 @@ impl Instance {
         flag("--redis", &format!("redis://{}", redis.address));
         flag("--shards", &SHARDS.to_string());
         flag("--unsettled-max", &UNSETTLED_MAX.to_string());
+        // What was cancelled by one that was killed must be counted off before everything is read back.
+        flag("--sweep", "30s");
         for nsqd in &nsqds {
             flag("--nsqd-tcp-address", &nsqd.address.to_string());
         }

@@ -278,7 +278,10 @@ impl Pair {
         };
         Message {
             topic: TopicName::parse(format!("t{}", number % 3).as_bytes()).unwrap(),
-            body: Bytes::from(format!("m{number}-{}", "x".repeat(self.rng.usize(0..600)))),
+            body: Bytes::from(format!(
+                "m{number}-{}",
+                "x".repeat(self.rng.usize(0..1_900))
+            )),
             due,
             id: id.map(|id| ClientId::parse(format!("id-{id}").as_bytes()).unwrap()),
         }
@@ -288,7 +291,7 @@ impl Pair {
         let count = if self.rng.bool() {
             1
         } else {
-            self.rng.usize(2..12)
+            self.rng.usize(2..24)
         };
         let id = (count == 1 && self.rng.bool()).then(|| self.rng.u8(0..12));
         let again = id.and_then(|id| {

@@ -19,14 +19,13 @@ local now_us = string.format('%d', time[1] * 1000000 + time[2])
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local horizon = redis.call('HMGET', KEYS[2], 'handed', 'opened', 'closed', 'watch')
 if horizon[3] then return {'closed', now_us} end
-local handed, opened = tonumber(horizon[1] or '0'), tonumber(horizon[2] or '0')
-local watch = tonumber(horizon[4] or '0')
+local handed = tonumber(horizon[1] or '0')
 
 local verdicts, refused = {}, false
 -- What is written if no pack is refused: members of `due` and of `live` with their scores, entries of `ids`, counts.
 local packs, lives, entries = {}, {}, {}
 local messages, bytes = {}, {}
-local earliest, below = nil, 0
+local dues, seen = {}, {}
 local at = 3
 for p = 1, tonumber(ARGV[2]) do
   local score, due, value, topics = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], tonumber(ARGV[at + 3])
@@ -34,16 +33,18 @@ for p = 1, tonumber(ARGV[2]) do
   local verdict, done = '', false
   if due <= handed then
     verdict = 'late'
+  elseif seen[score] then
+    verdict = 'taken'
   elseif redis.call('ZCOUNT', KEYS[1], score, score) > 0 then
     local have = redis.call('ZSCORE', KEYS[1], value)
     -- The identical request, sent again after a lost reply: it is done.
     done = have and tonumber(have) == tonumber(score)
     if not done then verdict = 'taken' end
   end
+  seen[score] = true
   if not done then
     packs[#packs + 1], packs[#packs + 2] = score, value
-    earliest = math.min(earliest or due, due)
-    if due <= opened then below = below + 1 end
+    dues[#dues + 1] = due
   end
   for _ = 1, topics do
     if not done then
@@ -83,15 +84,9 @@ end
 write('ZADD', KEYS[1], packs)
 write('HSET', KEYS[3], entries)
 write('ZADD', KEYS[4], lives)
-if below > 0 then redis.call('HINCRBY', KEYS[2], 'below', below) end
 for topic, count in pairs(messages) do
   redis.call('HINCRBY', KEYS[5], topic, string.format('%d', count))
   redis.call('HINCRBY', KEYS[6], topic, string.format('%d', bytes[topic]))
 end
-if earliest and (earliest <= opened or earliest < watch) then
-  local text = string.format('%d', earliest)
-  -- The owner is told of this one: what is due behind it need not wake it again.
-  if earliest < watch then redis.call('HSET', KEYS[2], 'watch', text) end
-  redis.call('PUBLISH', ARGV[1], text)
-end
+appear(KEYS[2], {horizon[2], horizon[4]}, ARGV[1], dues)
 return {'ok', now_us}

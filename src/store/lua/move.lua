@@ -48,5 +48,5 @@ if not held and not others and ARGV[7] == '1' and math.floor(tonumber(ARGV[4]) /
   redis.call('ZREMRANGEBYSCORE', KEYS[1], ARGV[4], ARGV[4])
   redis.call('HINCRBY', KEYS[6], ARGV[12], -ARGV[13])
 end
-appear(KEYS[2], {horizon[3], horizon[5]}, ARGV[1], ARGV[9])
+appear(KEYS[2], {horizon[3], horizon[5]}, ARGV[1], {ARGV[9]})
 return {'ok', now_us}

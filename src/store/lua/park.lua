@@ -63,6 +63,6 @@ if to_held then
   redis.call('HINCRBY', KEYS[10], ARGV[11], 1)
   redis.call('HINCRBY', KEYS[3], 'held', 1)
 elseif not to_dead then
-  appear(KEYS[3], {horizon[2], horizon[3]}, ARGV[1], ARGV[4])
+  appear(KEYS[3], {horizon[2], horizon[3]}, ARGV[1], {ARGV[4]})
 end
 return {'ok', now_us}

@@ -34,5 +34,5 @@ redis.call('ZADD', KEYS[4], 'GT', due, ARGV[2])
 redis.call('HDEL', KEYS[7], ARGV[2])
 redis.call('HINCRBY', KEYS[6], ARGV[8], 1)
 redis.call('HINCRBY', KEYS[8], ARGV[8], ARGV[9])
-appear(KEYS[2], {horizon[2], horizon[3]}, ARGV[1], ARGV[5])
+appear(KEYS[2], {horizon[2], horizon[3]}, ARGV[1], {ARGV[5]})
 return {'ok', now_us}

@@ -29,7 +29,7 @@ if ARGV[4] ~= '' then
     redis.call('HSET', KEYS[3], ARGV[at], ARGV[at + 2])
     redis.call('ZADD', KEYS[4], 'GT', due, ARGV[at])
   end
-  appear(KEYS[2], {horizon[2], horizon[3]}, ARGV[1], ARGV[5])
+  appear(KEYS[2], {horizon[2], horizon[3]}, ARGV[1], {ARGV[5]})
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[5], ARGV[3], ARGV[3])
 if redis.call('HINCRBY', KEYS[6], ARGV[2], -1) <= 0 then redis.call('HDEL', KEYS[6], ARGV[2]) end

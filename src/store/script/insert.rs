@@ -1,13 +1,22 @@
-//! Inserts packs: `lua/insert.lua`.
+//! Inserts packs: `lua/insert.lua`, or, around Lua, `lua/admit.lua` and `lua/enter.lua`.
 
-use redis::aio::MultiplexedConnection;
-use redis::{RedisError, Value};
+use std::collections::BTreeMap;
+
+use redis::aio::{ConnectionLike as _, MultiplexedConnection};
+use redis::{ErrorKind, Pipeline, RedisError, Value};
 
 use crate::id::Score;
 use crate::message::UnixMs;
 use crate::store::TopicShare;
+use crate::store::connect::is_broken;
 use crate::store::keys::ShardKeys;
-use crate::store::script::{INSERT, Parts, evalsha, misshapen, run};
+use crate::store::script::{
+    ADMIT, ENTER, INSERT, Parts, eval, evalsha, is_aborted, misshapen, run,
+};
+
+/// Inserts of so many bytes go around Lua: from there on what it costs to pass them through it is more than a second
+/// script is.
+const AROUND_FROM: usize = 12_288;
 
 /// A pack on its way in.
 #[derive(Debug)]
@@ -43,8 +52,90 @@ pub(in crate::store) enum InsertReply {
     },
 }
 
-/// `lua/insert.lua`. Answers with Redis's time in µs beside the reply, as every function here.
+/// Stores packs, all or none. Answers with Redis's time in µs beside the reply, as every function here.
 pub(in crate::store) async fn insert(
+    connection: &mut MultiplexedConnection,
+    keys: &ShardKeys,
+    packs: &[NewPack],
+) -> Result<(u64, InsertReply), RedisError> {
+    let bytes: usize = packs.iter().map(|pack| pack.value.len()).sum();
+    if bytes >= AROUND_FROM && packs.iter().all(|pack| pack.ids.is_empty()) {
+        around(connection, keys, packs).await
+    } else {
+        through(connection, keys, packs).await
+    }
+}
+
+/// One MULTI: `lua/admit.lua`, the packs, `lua/enter.lua`.
+async fn around(
+    connection: &mut MultiplexedConnection,
+    keys: &ShardKeys,
+    packs: &[NewPack],
+) -> Result<(u64, InsertReply), RedisError> {
+    let mut admit = eval(&ADMIT, &[keys.due(), keys.horizon(), keys.refused()]);
+    let mut add = redis::cmd("ZADD");
+    add.arg(keys.due()).arg("NX");
+    let names = [
+        keys.due(),
+        keys.horizon(),
+        keys.refused(),
+        keys.pending(),
+        keys.bytes(),
+    ];
+    let mut enter = eval(&ENTER, &names);
+    enter.arg(keys.wake()).arg(packs.len());
+    let mut shares: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for pack in packs {
+        let (score, due) = (pack.score.0, pack.score.due().0);
+        admit.arg(score).arg(due);
+        add.arg(score).arg(&pack.value[..]);
+        enter.arg(score).arg(due);
+        for share in &pack.topics {
+            let sum = shares.entry(share.topic.as_str()).or_default();
+            *sum = (sum.0 + share.messages, sum.1 + share.bytes);
+        }
+    }
+    for (topic, (messages, bytes)) in shares {
+        enter.arg(topic).arg(messages).arg(bytes);
+    }
+    let mut transaction = Pipeline::with_capacity(3);
+    transaction.atomic().add_command(admit);
+    transaction.add_command(add).add_command(enter);
+    // MULTI and what is queued answer before it.
+    let results = connection.req_packed_commands(&transaction, 4, 1).await;
+    let value = match results.map(|mut results| results.pop()) {
+        // Nothing was executed, or it would have been in part. The script is told why.
+        Ok(Some(Value::ServerError(_))) => return through(connection, keys, packs).await,
+        Err(error) if is_aborted(&error) => match not_master(error) {
+            Some(error) => return Err(error),
+            None => return through(connection, keys, packs).await,
+        },
+        Ok(value) => value.unwrap_or(Value::Nil),
+        Err(error) => return Err(error),
+    };
+    let mut results = Parts::of("insert", value)?;
+    let (admitted, added, entered) = (results.value()?, results.value()?, results.word()?);
+    let (now_us, reply) = reply(admitted)?;
+    let is_all = entered == "1" && redis::from_redis_value::<usize>(added)? == packs.len();
+    if is_all == (reply == InsertReply::Ok) {
+        Ok((now_us, reply))
+    } else {
+        Err(misshapen("insert"))
+    }
+}
+
+/// Whether the commands were refused because the server is not, or no longer, the master.
+fn not_master(aborted: RedisError) -> Option<RedisError> {
+    let errors = aborted.into_server_errors()?;
+    let kinds = errors.iter().filter_map(|(_, error)| error.kind());
+    let mut broken = kinds
+        .map(|kind| RedisError::from((ErrorKind::Server(kind), "an insert was refused")))
+        .filter(is_broken);
+    broken.next()
+}
+
+/// `lua/insert.lua`.
+async fn through(
     connection: &mut MultiplexedConnection,
     keys: &ShardKeys,
     packs: &[NewPack],
@@ -73,7 +164,11 @@ pub(in crate::store) async fn insert(
             cmd.arg(id).arg(entry).arg(due.0);
         }
     }
-    let mut parts = Parts::of("insert", run(connection, &cmd).await?)?;
+    reply(run(connection, &cmd).await?)
+}
+
+fn reply(value: Value) -> Result<(u64, InsertReply), RedisError> {
+    let mut parts = Parts::of("insert", value)?;
     let word = parts.word()?;
     let now_us = parts.number()?;
     let reply = match word.as_str() {

@@ -19,7 +19,7 @@ pub(super) use reads::Reads;
 pub(super) use resume::{Resume, resume};
 pub(super) use tidy::{Tidying, marks_of_records, tallies_and_packs, tidy};
 pub(super) use turn::{marks, packs, turn};
-pub(super) use upkeep::{members, trim};
+pub(super) use upkeep::{members, plain_beat, trim};
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -27,7 +27,18 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, RedisError, Script, ServerErrorKind, Value};
 
-static INSERT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/insert.lua")));
+static INSERT: LazyLock<Script> = LazyLock::new(|| storing(include_str!("../lua/insert.lua")));
+/// Sent whole: inside of a MULTI one that the server does not know would be an answer among others.
+static ADMIT: LazyLock<String> =
+    LazyLock::new(|| without_comments(include_str!("../lua/admit.lua")));
+/// Likewise.
+static ENTER: LazyLock<String> = LazyLock::new(|| {
+    let (appear, enter) = (
+        include_str!("../lua/appear.lua"),
+        include_str!("../lua/enter.lua"),
+    );
+    without_comments(&format!("{appear}{enter}"))
+});
 static TURN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/turn.lua")));
 /// The same and its reads, for a server without memory.
 static TURN_AND_READ: LazyLock<Script> = LazyLock::new(|| {
@@ -54,12 +65,19 @@ static READS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../l
 static MEMBERS: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("../lua/members.lua")));
 
+/// Of a script that is sent whole, what the server needs: it hashes all of it each time.
+fn without_comments(script: &str) -> String {
+    let is_code = |line: &&str| !line.starts_with("--");
+    let lines = script.lines().map(str::trim_start).filter(is_code);
+    lines.fold(String::new(), |all, line| all + line + "\n")
+}
+
 /// A script that asks for marks.
 fn marking(script: &str) -> Script {
     Script::new(&format!("{}{script}", include_str!("../lua/marked.lua")))
 }
 
-/// A script that moves something into the queue.
+/// A script that puts something into the queue.
 fn storing(script: &str) -> Script {
     Script::new(&format!("{}{script}", include_str!("../lua/appear.lua")))
 }
@@ -98,6 +116,12 @@ fn misshapen(what: &'static str) -> RedisError {
         "unexpected reply of a script",
         what.into(),
     ))
+}
+
+fn eval(script: &str, keys: &[String]) -> Cmd {
+    let mut cmd = redis::cmd("EVAL");
+    cmd.arg(script).arg(keys.len()).arg(keys);
+    cmd
 }
 
 fn evalsha(script: &Script, keys: &[String]) -> Cmd {

@@ -22,8 +22,13 @@ const SAYS_OK: &str = "local t = redis.call('TIME') \
 const HEAD_WORDS: usize = 2;
 
 /// The production script, of which only the hash is used.
-static INSERT: LazyLock<Script> =
-    LazyLock::new(|| Script::new(include_str!("../../../src/store/lua/insert.lua")));
+static INSERT: LazyLock<Script> = LazyLock::new(|| {
+    let (appear, insert) = (
+        include_str!("../../../src/store/lua/appear.lua"),
+        include_str!("../../../src/store/lua/insert.lua"),
+    );
+    Script::new(&format!("{appear}{insert}"))
+});
 
 /// Carries one connection.
 pub(super) async fn pump(shared: &Shared, client: &mut TcpStream, server: &mut TcpStream) -> Ended {

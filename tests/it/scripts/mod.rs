@@ -2,6 +2,7 @@
 //! asks the store for one thing, and reads Redis back with plain commands. The same tests run on Redis
 //! and on Valkey.
 
+mod around;
 mod cancel;
 mod insert;
 mod place;

@@ -11,6 +11,7 @@ on_both_servers! {
     the_entry_of_a_dead_letter_stays;
     more_than_one_trim_takes_is_said;
     members_come_go_and_fall_silent;
+    a_beat_among_the_living_needs_no_script;
 }
 
 async fn an_entry_ages_when_the_settled_has_passed_it(server: Redis) {
@@ -94,4 +95,21 @@ async fn members_come_go_and_fall_silent(server: Redis) {
     assert_eq!(beat("b", false).await, ["b", "c"]);
     assert!(bench.ask::<u64>("ZSCORE {t}:members c") < ahead);
     assert_eq!(beat("c", true).await, ["b"]);
+}
+
+async fn a_beat_among_the_living_needs_no_script(server: Redis) {
+    let bench = Bench::open(server).await;
+    let beat = async |who: &str| bench.store.beat(InstanceId(who.to_owned()), false).await;
+    beat("a").await.unwrap();
+    beat("b").await.unwrap();
+    // What stands below comes from this beat alone.
+    let long_ago = bench.now() - 9_000;
+    let _moved: u64 = bench.ask(&format!("ZADD {{t}}:members {long_ago} a {long_ago} b"));
+    let _ok: String = bench.ask("CONFIG RESETSTAT");
+    let members = beat("b").await.unwrap();
+    let stats: String = bench.ask("INFO commandstats");
+    assert!(!stats.contains("eval"), "{stats}");
+    assert_eq!(members.live.len(), 2);
+    assert!(bench.ask::<u64>("ZSCORE {t}:members b") > long_ago);
+    assert!(members.next_expiry.unwrap() <= Duration::from_secs(1));
 }
