@@ -144,17 +144,8 @@ impl ClaimStore for RedisStore {
                 .ok_or_else(|| Error::new(ErrorKind::Unavailable))?;
             let (key, ttl) = (self.core.keys.members(), self.core.config.instance_ttl);
             let now = UnixMs(self.core.clock.bounds().at_least_us / 1_000);
-            if !leave && now > UnixMs(0) {
-                let sent = self.core.clock.monotonic();
-                let plain = script::plain_beat(&mut link.connection, &key, &me.0, ttl, now).await;
-                let plain = plain.map_err(|error| self.core.turn_failed(&link, error))?;
-                if let Some((now_us, members)) = plain {
-                    self.core.clock.learn(now_us, sent);
-                    return Ok(members);
-                }
-            }
             let sent = self.core.clock.monotonic();
-            let result = script::members(&mut link.connection, &key, &me.0, ttl, leave).await;
+            let result = script::beat(&mut link.connection, &key, &me.0, ttl, now, leave).await;
             let (now_us, members) = result.map_err(|error| self.core.turn_failed(&link, error))?;
             self.core.clock.learn(now_us, sent);
             Ok(members)

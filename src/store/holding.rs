@@ -7,7 +7,7 @@ use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value};
 
-use crate::id::{Place, Score};
+use crate::id::{PackName, Score};
 use crate::message::{Due, TopicName, UnixMs};
 use crate::shard::ShardId;
 use crate::store::claim::ReadPack;
@@ -175,11 +175,7 @@ async fn still_there(
     let still = pack.records.iter().zip(texts).filter_map(|(record, text)| {
         let text = text?;
         let entry = Entry::parse(&text)?;
-        let place = Place {
-            score: pack.score,
-            nonce: pack.nonce,
-            position: record.position,
-        };
+        let place = pack.name().record(record.position);
         let is_here = entry.kind == Kind::Held && entry.place == place;
         is_here.then(|| (record.clone(), text, entry))
     });
@@ -199,18 +195,16 @@ impl NewPack {
         let big = from
             .iter()
             .any(|(record, ..)| record.body.len() > core.config.pack_bytes);
-        let (score, nonce) = (scores.next(due, big), scores.nonce());
+        let name = PackName {
+            score: scores.next(due, big),
+            nonce: scores.nonce(),
+        };
         let (mut records, mut messages) = (Vec::new(), Vec::new());
         for (position, (record, text, entry)) in (0_u16..).zip(from) {
-            let place = Place {
-                score,
-                nonce,
-                position,
-            };
             let id: Bytes = record.id.clone().unwrap_or_default();
             let new = Entry {
                 kind: Kind::Stored,
-                place,
+                place: name.record(position),
                 due,
                 ..*entry
             };
@@ -224,15 +218,15 @@ impl NewPack {
         }
         let stored = u16::try_from(records.len()).unwrap_or(u16::MAX);
         let value = Pack {
-            score,
-            nonce,
+            score: name.score,
+            nonce: name.nonce,
             stored,
             records,
             len: 0,
         }
         .encode();
         Self {
-            score,
+            score: name.score,
             value,
             messages,
         }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::id::{MintedId, PACK_RECORDS_MAX, Place, Score};
+use crate::id::{MintedId, PACK_RECORDS_MAX, PackName, Score};
 use crate::message::{Due, Message, TopicName, UnixMs};
 use crate::shard::ShardId;
 use crate::store::TopicShare;
@@ -66,21 +66,20 @@ pub(super) fn pack(
     let mut group: Vec<Grouped<'_>> = Vec::new();
     let mut topics: HashSet<&TopicName> = HashSet::new();
     let mut bytes = 0;
-    // Where the last packs began, how many, and where the next may.
-    let (mut began, mut packs_there, mut floor) = (UnixMs(0), 0, UnixMs(0));
+    let mut crowd = Crowd::default();
     for index in order {
         let Some(stamped) = messages.get(index) else {
             continue;
         };
         let size = stamped.message.body.len() + RECORD_OVERHEAD_MAX;
-        let first = group.first().map(|grouped| grouped.due);
-        let fits = first.is_none_or(|first| {
-            stamped.due.ms_since(first) <= limits.window_ms
+        let fits = group.first().is_none_or(|first| {
+            stamped.due.ms_since(first.due) <= limits.window_ms
                 && bytes + size <= limits.bytes
                 && group.len() < usize::from(PACK_RECORDS_MAX)
                 && (topics.len() < TOPICS_MAX || topics.contains(&stamped.message.topic))
         });
         if !fits {
+            crowd.closed(group.first().map(|first| first.due));
             close(
                 shard,
                 &mut group,
@@ -91,12 +90,6 @@ pub(super) fn pack(
             );
             bytes = 0;
             topics.clear();
-            let first = first.unwrap_or_default();
-            packs_there = if first == began { packs_there + 1 } else { 1 };
-            began = first;
-            if packs_there == PACKS_A_MS {
-                floor = first.plus_ms(1);
-            }
         }
         bytes += size;
         // Neighbours mostly share their topic.
@@ -106,7 +99,7 @@ pub(super) fn pack(
         }
         group.push(Grouped {
             index,
-            due: stamped.due.max(floor),
+            due: stamped.due.max(crowd.floor),
             message: &stamped.message,
         });
     }
@@ -121,6 +114,29 @@ pub(super) fn pack(
     packed.minted = places.into_iter().flatten().collect();
     debug_assert_eq!(packed.minted.len(), messages.len());
     packed
+}
+
+/// Where the last packs of a write began.
+#[derive(Default)]
+struct Crowd {
+    at: UnixMs,
+    packs: usize,
+    /// Where the next may begin.
+    floor: UnixMs,
+}
+
+impl Crowd {
+    /// Takes note of where a pack begins.
+    fn closed(&mut self, first: Option<UnixMs>) {
+        let Some(first) = first else {
+            return;
+        };
+        self.packs = if first == self.at { self.packs + 1 } else { 1 };
+        self.at = first;
+        if self.packs == PACKS_A_MS {
+            self.floor = first.plus_ms(1);
+        }
+    }
 }
 
 /// A message of the pack that is being filled.
@@ -143,8 +159,10 @@ fn close(
         return;
     };
     let big = first.message.body.len() + RECORD_OVERHEAD_MAX > limits.bytes;
-    let score = scores.next(first.due, big);
-    let nonce = scores.nonce();
+    let name = PackName {
+        score: scores.next(first.due, big),
+        nonce: scores.nonce(),
+    };
     let count = u16::try_from(group.len()).unwrap_or(PACK_RECORDS_MAX);
     let mut ids = Vec::new();
     let mut topics: Vec<TopicShare> = Vec::new();
@@ -155,11 +173,7 @@ fn close(
             due,
             message,
         } = grouped;
-        let place = Place {
-            score,
-            nonce,
-            position,
-        };
+        let place = name.record(position);
         if let Some(slot) = places.get_mut(index) {
             *slot = Some(MintedId {
                 due,
@@ -192,15 +206,15 @@ fn close(
         });
     }
     let value = Pack {
-        score,
-        nonce,
+        score: name.score,
+        nonce: name.nonce,
         stored: count,
         records,
         len: 0,
     }
     .encode();
     packs.push(NewPack {
-        score,
+        score: name.score,
         value,
         topics,
         ids,

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 
-use crate::id::{MintedId, Place, Score};
+use crate::id::{MintedId, PackName, Score};
 use crate::message::UnixMs;
 use crate::shard::ShardId;
 use crate::store::claim::{ClaimToken, ParkReply, ParkTo, Parked, Session};
@@ -136,16 +136,15 @@ fn new_home(
     let big = messages
         .iter()
         .any(|m| m.record.body.len() > core.config.pack_bytes);
-    let (score, nonce) = (scores.next(due, big), scores.nonce());
+    let name = PackName {
+        score: scores.next(due, big),
+        nonce: scores.nonce(),
+    };
     let mut records = Vec::with_capacity(messages.len());
     let mut entries = Vec::with_capacity(messages.len());
     for ((position, message), digest) in (0_u16..).zip(messages).zip(digests) {
         let id = Some(Bytes::from(id_text(core, shard, message)));
-        let place = Place {
-            score,
-            nonce,
-            position,
-        };
+        let place = name.record(position);
         let (kind, place, due) = match to {
             ParkTo::Later(_) => (Kind::Stored, place, due),
             ParkTo::DeadLetters(_) => (Kind::Dead, message.from, message.record.due),
@@ -168,15 +167,15 @@ fn new_home(
     }
     let stored = u16::try_from(records.len()).unwrap_or(u16::MAX);
     let value = Pack {
-        score,
-        nonce,
+        score: name.score,
+        nonce: name.nonce,
         stored,
         records,
         len: 0,
     }
     .encode();
     NewHome {
-        score,
+        score: name.score,
         value,
         entries,
     }

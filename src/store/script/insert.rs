@@ -1,7 +1,5 @@
 //! Inserts packs: `lua/insert.lua`, or, around Lua, `lua/admit.lua` and `lua/enter.lua`.
 
-use std::collections::BTreeMap;
-
 use redis::aio::{ConnectionLike as _, MultiplexedConnection};
 use redis::{ErrorKind, Pipeline, RedisError, Value};
 
@@ -11,7 +9,7 @@ use crate::store::TopicShare;
 use crate::store::connect::is_broken;
 use crate::store::keys::ShardKeys;
 use crate::store::script::{
-    ADMIT, ENTER, INSERT, Parts, eval, evalsha, is_aborted, misshapen, run,
+    ADMIT, ENTER, INSERT, Parts, add_shares, eval, evalsha, is_aborted, misshapen, run,
 };
 
 /// Inserts of so many bytes go around Lua: from there on what it costs to pass them through it is more than a second
@@ -84,20 +82,17 @@ async fn around(
     ];
     let mut enter = eval(&ENTER, &names);
     enter.arg(keys.wake()).arg(packs.len());
-    let mut shares: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    let mut topics: Vec<TopicShare> = Vec::new();
     for pack in packs {
         let (score, due) = (pack.score.0, pack.score.due().0);
         admit.arg(score).arg(due);
         add.arg(score).arg(&pack.value[..]);
         enter.arg(score).arg(due);
         for share in &pack.topics {
-            let sum = shares.entry(share.topic.as_str()).or_default();
-            *sum = (sum.0 + share.messages, sum.1 + share.bytes);
+            TopicShare::add(&mut topics, &share.topic, share.messages, share.bytes);
         }
     }
-    for (topic, (messages, bytes)) in shares {
-        enter.arg(topic).arg(messages).arg(bytes);
-    }
+    add_shares(&mut enter, &topics);
     let mut transaction = Pipeline::with_capacity(3);
     transaction.atomic().add_command(admit);
     transaction.add_command(add).add_command(enter);
@@ -106,10 +101,12 @@ async fn around(
     let value = match results.map(|mut results| results.pop()) {
         // Nothing was executed, or it would have been in part. The script is told why.
         Ok(Some(Value::ServerError(_))) => return through(connection, keys, packs).await,
-        Err(error) if is_aborted(&error) => match not_master(error) {
-            Some(error) => return Err(error),
-            None => return through(connection, keys, packs).await,
-        },
+        Err(error) if is_aborted(&error) => {
+            return match lost_master(error) {
+                Some(lost) => Err(lost),
+                None => through(connection, keys, packs).await,
+            };
+        }
         Ok(value) => value.unwrap_or(Value::Nil),
         Err(error) => return Err(error),
     };
@@ -124,14 +121,14 @@ async fn around(
     }
 }
 
-/// Whether the commands were refused because the server is not, or no longer, the master.
-fn not_master(aborted: RedisError) -> Option<RedisError> {
+/// The error that says so, if the commands were refused because the server is not, or no longer, the master.
+fn lost_master(aborted: RedisError) -> Option<RedisError> {
     let errors = aborted.into_server_errors()?;
-    let kinds = errors.iter().filter_map(|(_, error)| error.kind());
-    let mut broken = kinds
-        .map(|kind| RedisError::from((ErrorKind::Server(kind), "an insert was refused")))
-        .filter(is_broken);
-    broken.next()
+    let mut kinds = errors.iter().filter_map(|(_, error)| error.kind());
+    kinds.find_map(|kind| {
+        let error = RedisError::from((ErrorKind::Server(kind), "an insert was refused"));
+        is_broken(&error).then_some(error)
+    })
 }
 
 /// `lua/insert.lua`.
@@ -155,10 +152,7 @@ async fn through(
             .arg(pack.score.due().0)
             .arg(&pack.value[..]);
         cmd.arg(pack.topics.len());
-        for share in &pack.topics {
-            cmd.arg(share.topic.as_str());
-            cmd.arg(share.messages).arg(share.bytes);
-        }
+        add_shares(&mut cmd, &pack.topics);
         cmd.arg(pack.ids.len());
         for (id, entry, due) in &pack.ids {
             cmd.arg(id).arg(entry).arg(due.0);

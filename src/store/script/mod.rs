@@ -19,13 +19,15 @@ pub(super) use reads::Reads;
 pub(super) use resume::{Resume, resume};
 pub(super) use tidy::{Tidying, marks_of_records, tallies_and_packs, tidy};
 pub(super) use turn::{marks, packs, turn};
-pub(super) use upkeep::{members, plain_beat, trim};
+pub(super) use upkeep::{beat, trim};
 
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, RedisError, Script, ServerErrorKind, Value};
+
+use crate::store::TopicShare;
 
 static INSERT: LazyLock<Script> = LazyLock::new(|| storing(include_str!("../lua/insert.lua")));
 /// Sent whole: inside of a MULTI one that the server does not know would be an answer among others.
@@ -128,6 +130,15 @@ fn evalsha(script: &Script, keys: &[String]) -> Cmd {
     let mut cmd = redis::cmd("EVALSHA");
     cmd.arg(script.get_hash()).arg(keys.len()).arg(keys);
     cmd
+}
+
+/// Adds topic, messages, bytes of each.
+fn add_shares(cmd: &mut Cmd, shares: &[TopicShare]) {
+    for share in shares {
+        cmd.arg(share.topic.as_str())
+            .arg(share.messages)
+            .arg(share.bytes);
+    }
 }
 
 /// A transaction was refused whole.

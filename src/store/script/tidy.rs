@@ -8,7 +8,7 @@ use crate::message::UnixMs;
 use crate::store::entry::mark_of;
 use crate::store::keys::ShardKeys;
 use crate::store::pack::Pack;
-use crate::store::script::{Parts, TIDY, evalsha, misshapen, run};
+use crate::store::script::{Parts, TIDY, add_shares, evalsha, misshapen, run};
 use crate::store::tally::{Change, Then, tally_field};
 
 /// A pack that is tidied, and what was read of it.
@@ -107,11 +107,7 @@ pub(in crate::store) async fn tidy(
         for position in &change.unmarked {
             cmd.arg(&mark_of(pack.name().record(*position))[..]);
         }
-        for share in &change.shares {
-            cmd.arg(share.topic.as_str())
-                .arg(share.messages)
-                .arg(share.bytes);
-        }
+        add_shares(&mut cmd, &change.shares);
     }
     let mut replies = Parts::of("tidy", run(connection, &cmd).await?)?;
     let mut were_same = Vec::with_capacity(changes.len());

@@ -13,7 +13,8 @@ use crate::store::entry::{mark_of, place_of};
 use crate::store::keys::ShardKeys;
 use crate::store::pack::Pack;
 use crate::store::script::{
-    Parts, Scripts, TURN, TURN_AND_READ, evalsha, is_aborted, lacks_scripts, millis, misshapen, run,
+    Parts, Scripts, TURN, TURN_AND_READ, add_shares, evalsha, is_aborted, lacks_scripts, millis,
+    misshapen, run,
 };
 
 /// `lua/turn.lua` and the read after it, if there is one, in one MULTI.
@@ -100,10 +101,7 @@ fn command(script: &Script, names: &[String], claim_ttl: Duration, turn: &Turn) 
     for finished in &turn.finished {
         let shares = finished.topics.len() + finished.uncounted.len();
         cmd.arg(finished.score.0).arg(shares);
-        for share in &finished.topics {
-            cmd.arg(share.topic.as_str());
-            cmd.arg(share.messages).arg(share.bytes);
-        }
+        add_shares(&mut cmd, &finished.topics);
         for (place, topic) in &finished.uncounted {
             cmd.arg(topic.as_str()).arg(&mark_of(*place)[..]).arg("");
         }

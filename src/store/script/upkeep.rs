@@ -31,8 +31,26 @@ pub(in crate::store) async fn trim(
     Ok(touched >= TRIM_MAX)
 }
 
+/// A heartbeat, or the last one. `now`: Redis's clock, as far as it is known.
+pub(in crate::store) async fn beat(
+    connection: &mut MultiplexedConnection,
+    key: &str,
+    instance: &str,
+    instance_ttl: Duration,
+    now: UnixMs,
+    leave: bool,
+) -> Result<(u64, Members), RedisError> {
+    if !leave
+        && now > UnixMs(0)
+        && let Some(told) = plain_beat(connection, key, instance, instance_ttl, now).await?
+    {
+        return Ok(told);
+    }
+    members(connection, key, instance, instance_ttl, leave).await
+}
+
 /// `lua/members.lua`.
-pub(in crate::store) async fn members(
+async fn members(
     connection: &mut MultiplexedConnection,
     key: &str,
     instance: &str,
@@ -55,7 +73,7 @@ pub(in crate::store) async fn members(
 
 /// A heartbeat as most are, in three commands instead of a script and what it calls: the others are live, and Redis's
 /// clock is where it was. `None`: it is one for the script, which also writes when memory is full.
-pub(in crate::store) async fn plain_beat(
+async fn plain_beat(
     connection: &mut MultiplexedConnection,
     key: &str,
     instance: &str,

@@ -2,11 +2,7 @@
 
 use std::collections::HashSet;
 
-use futures_util::StreamExt as _;
-use nsqdelayd::store::Wake;
-
 use super::*;
-use crate::support::wait;
 
 on_both_servers! {
     what_is_large_is_stored_and_counted_by_topic;
@@ -111,12 +107,7 @@ async fn below_what_is_opened_it_counts_and_wakes(server: Redis) {
     let bench = Bench::open(server).await;
     let opened = bench.now() + HOUR;
     bench.turn(|turn| turn.open_to = UnixMs(opened)).await;
-    let mut wakes = bench.store.wakes();
-    bench.store.listen(vec![bench.shard()]);
-    wait::until_async("the wakes to be subscribed to", async || {
-        bench.ask::<(String, u64)>("PUBSUB NUMSUB :wake").1 == 1
-    })
-    .await;
+    let mut wakes = bench.wakes().await;
     bench
         .store
         .schedule(batch(Due::At(UnixMs(opened))))
@@ -124,13 +115,7 @@ async fn below_what_is_opened_it_counts_and_wakes(server: Redis) {
         .unwrap();
     bench.check_whole();
     assert_eq!(bench.horizon("below"), bench.packs().len() as u64);
-    while let Some(wake) = wakes.next().await {
-        // That the subscription began is news as well.
-        if !matches!(wake, Wake::Lost | Wake::Pauses) {
-            assert_eq!(wake, Wake::Earlier(bench.shard(), UnixMs(opened)));
-            break;
-        }
-    }
+    bench.check_wake(&mut wakes, opened).await;
 }
 
 async fn a_closed_generation_keeps_nothing(server: Redis) {

@@ -3,11 +3,7 @@
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
-use futures_util::StreamExt as _;
-use nsqdelayd::store::Wake;
-
 use super::*;
-use crate::support::wait;
 
 on_both_servers! {
     a_message_is_a_pack_at_its_due_time;
@@ -212,12 +208,7 @@ async fn an_insert_below_what_is_opened_counts_and_wakes(server: Redis) {
     let bench = Bench::open(server).await;
     let opened = bench.now() + HOUR;
     bench.turn(|turn| turn.open_to = UnixMs(opened)).await;
-    let mut wakes = bench.store.wakes();
-    bench.store.listen(vec![bench.shard()]);
-    wait::until_async("the wakes to be subscribed to", async || {
-        bench.ask::<(String, u64)>("PUBSUB NUMSUB :wake").1 == 1
-    })
-    .await;
+    let mut wakes = bench.wakes().await;
     // Beyond what the owner watches: it comes back before that by itself.
     bench.put(opened + HOUR).await;
     // Beyond what was read, and before the owner comes back: it must know, but has missed nothing.
@@ -235,13 +226,7 @@ async fn an_insert_below_what_is_opened_counts_and_wakes(server: Redis) {
     assert_eq!(bench.horizon("opened"), opened);
     assert_eq!(bench.horizon("watch"), opened);
     for due in [opened + 2, opened + 1, opened] {
-        // That the subscription began is news as well.
-        while let Some(wake) = wakes.next().await {
-            if !matches!(wake, Wake::Lost | Wake::Pauses) {
-                assert_eq!(wake, Wake::Earlier(bench.shard(), UnixMs(due)));
-                break;
-            }
-        }
+        bench.check_wake(&mut wakes, due).await;
     }
 }
 

@@ -15,12 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
 use nsqdelayd::id::{MessageId, MintedId, Place, Score};
 use nsqdelayd::message::{ClientId, Delay, Due, Message, TopicName, UnixMs};
 use nsqdelayd::shard::ShardId;
 use nsqdelayd::store::{
     Cancel, ClaimStore as _, ClaimToken, Config, Error, ErrorKind, Held, Pack, Parked, Read,
-    ReadPack, Receipt, RedisStore, ScheduleStore as _, Turn, TurnReply,
+    ReadPack, Receipt, RedisStore, ScheduleStore as _, Turn, TurnReply, Wake,
 };
 use prometheus_client::registry::Registry;
 use redis::{Cmd, FromRedisValue};
@@ -28,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::support::redis::Redis;
+use crate::support::wait;
 
 /// One hour in ms: far from everything that a test's own duration could reach.
 const HOUR: u64 = 3_600_000;
@@ -179,6 +182,26 @@ impl Bench {
 
     async fn cancel(&self, id: &MessageId) -> Cancel {
         self.store.cancel(vec![id.clone()]).await.unwrap()[0]
+    }
+
+    /// The wakes of the shard, from now on.
+    async fn wakes(&self) -> BoxStream<'static, Wake> {
+        let wakes = self.store.wakes();
+        self.store.listen(vec![self.shard()]);
+        wait::until_async("the wakes to be subscribed to", async || {
+            self.ask::<(String, u64)>("PUBSUB NUMSUB :wake").1 == 1
+        })
+        .await;
+        wakes
+    }
+
+    /// Waits for the next wake, which must be for `due`.
+    async fn check_wake(&self, wakes: &mut BoxStream<'static, Wake>, due: u64) {
+        // That the subscription began is news as well.
+        let mut news =
+            wakes.filter(|wake| std::future::ready(!matches!(wake, Wake::Lost | Wake::Pauses)));
+        let wake = news.next().await;
+        assert_eq!(wake, Some(Wake::Earlier(self.shard(), UnixMs(due))));
     }
 
     /// A turn of the owner `us`.

@@ -31,7 +31,9 @@ async fn a_server_that_forgot_the_scripts_is_told_again(server: Redis) {
     assert!(!bench.store.trim(bench.shard()).await.unwrap());
     forget();
     let me = InstanceId("me".to_owned());
-    assert_eq!(bench.store.beat(me, true).await.unwrap().live, []);
+    let live = async |leave| bench.store.beat(me.clone(), leave).await.unwrap().live;
+    assert_eq!(live(false).await, std::slice::from_ref(&me));
+    assert_eq!(live(true).await, []);
     // It was no reason to forget the session.
     assert_eq!(bench.store.session(), session);
 }
