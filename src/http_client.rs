@@ -1,6 +1,5 @@
 //! A small HTTP client for asking the servers of NSQ's world: one request at a time, bounded in time and
-//! size. Uses no proxy; those of [`HttpClient`] follow no redirect and keep no connection. Knows nothing of
-//! what is asked.
+//! size. Uses no proxy; those of [`HttpClient`] follow no redirect. Knows nothing of what is asked.
 
 use std::error::Error as _;
 use std::fmt;
@@ -80,11 +79,20 @@ pub fn builder(
 }
 
 impl HttpClient {
-    /// A client with these bounds; `tls` is for servers that are asked over it.
+    /// A client with these bounds that keeps no connection; `tls` is for servers that are asked over it.
     pub fn new(bounds: Bounds, tls: Option<&ClientConfig>) -> Result<Self, NoAnswer> {
+        Self::keeping(0, bounds, tls)
+    }
+
+    /// One that keeps so many connections to each server, for those that are asked again and again.
+    pub fn keeping(
+        connections: usize,
+        bounds: Bounds,
+        tls: Option<&ClientConfig>,
+    ) -> Result<Self, NoAnswer> {
         let client = builder(bounds, tls)?
             .redirect(Policy::none())
-            .pool_max_idle_per_host(0)
+            .pool_max_idle_per_host(connections)
             .build()
             .map_err(|error| no_answer(&error))?;
         Ok(Self {

@@ -12,7 +12,7 @@
 //! - [`id`]: a message's id and the place it names
 //! - [`transport`]: TLS, snappy, deflate
 //! - [`nsq`]: the wire, both directions
-//! - [`http_client`]: questions to servers beside the path: nsqlookupd, auth servers
+//! - [`http_client`]: questions to servers beside the path: nsqlookupd, auth servers, nsqd's HTTP API
 //! - [`nsqd`]: a conversation with one nsqd
 //! - [`finding`]: what an examination finds
 //! - [`store`]: Redis: packs, scripts, claims

@@ -19,6 +19,7 @@ Examples:
   nsqdelayd doctor --json | jq '.findings[] | select(.level != \"ok\")'
   nsqdelayd doctor --dpub --nsqd-tcp-address 10.0.0.7:4150 --nsqd-http-address 10.0.0.7:4151
 
+Without --nsqd-http-address, nsqd's HTTP API is looked for at the port after its TCP port.
 Without --dpub nothing is written anywhere. --dpub publishes messages to topics of its own on the nsqd
 that is named (what exactly, it says first), consumes them, and deletes the topics. It measures how
 late nsqd's own DPUB is, how much of it comes early, and what its limits are; about 25 s.
@@ -37,10 +38,6 @@ pub(super) struct Args {
     /// Messages of the test for early delivery. Default: 1,000 more than nsqd's --mem-queue-size.
     #[arg(long, value_name = "N", requires = "dpub")]
     dpub_messages: Option<usize>,
-    /// HTTP address of the nsqd; repeat it in the order of --nsqd-tcp-address. Default: the port after
-    /// the TCP port, if the same nsqd answers there.
-    #[arg(long, value_name = "HOST:PORT")]
-    nsqd_http_address: Vec<String>,
     #[command(flatten)]
     settings: Settings,
 }
@@ -61,14 +58,15 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 async fn examine(args: &Args, config: Config) -> Result<(), Failure> {
-    let mut report = doctor::examine(&config, &args.nsqd_http_address).await;
+    let mut report = doctor::examine(&config).await;
     if !args.json {
         show(&report, 0)?;
     }
     if args.dpub {
         for (number, address) in config.forward.nsqd_tcp_addresses.iter().enumerate() {
             let shown = report.findings.len();
-            let http = args.nsqd_http_address.get(number).map(String::as_str);
+            let http = config.forward.nsqd_http_addresses.get(number);
+            let http = http.map(String::as_str);
             // One that cannot be reached has its finding already.
             if let Ok(plan) = Plan::make(address, http, args.dpub_messages, &config).await {
                 test_dpub(&plan, &mut report).await?;

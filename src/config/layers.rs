@@ -37,6 +37,18 @@ pub enum Origin {
     Flag(String),
 }
 
+impl Origin {
+    /// Later layers have greater ones.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Default => 0,
+            Self::File(_) => 1,
+            Self::Variable(_) => 2,
+            Self::Flag(_) => 3,
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -105,6 +117,7 @@ impl Layers {
             }
         }
         layers.give_way("nsqd_tcp_address", "lookupd_http_address");
+        layers.go_with("nsqd_http_address", "nsqd_tcp_address");
         if faults.is_empty() {
             Ok(layers)
         } else {
@@ -126,6 +139,16 @@ impl Layers {
         if let Some(entry) = self.entries.get_mut(name)
             && given
             && entry.origin == Origin::Default
+        {
+            entry.texts.clear();
+        }
+    }
+
+    /// List `name` says something of each of list `other`: not of those that a later layer names.
+    fn go_with(&mut self, name: &str, other: &str) {
+        let other = self.entries.get(other).map(|entry| entry.origin.rank());
+        if let Some(entry) = self.entries.get_mut(name)
+            && other > Some(entry.origin.rank())
         {
             entry.texts.clear();
         }

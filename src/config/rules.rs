@@ -55,7 +55,7 @@ pub(super) fn config(reader: &mut Reader<'_>) -> Config {
         address_file: Some(PathBuf::from(address_file)).filter(|path| !path.as_os_str().is_empty()),
         drain_timeout: reader.duration("drain_timeout", s(1)..=s(3600)),
         log: log(reader),
-        dispatch: dispatch(reader),
+        dispatch: dispatch(reader, &forward),
         passthrough: reader.switch("passthrough"),
         inbox: inbox(reader, &forward, store.request_timeout),
         store,
@@ -103,7 +103,11 @@ fn store(reader: &mut Reader<'_>) -> store::Config {
     }
 }
 
-fn dispatch(reader: &mut Reader<'_>) -> dispatch::Config {
+fn dispatch(reader: &mut Reader<'_>, forward: &forward::Config) -> dispatch::Config {
+    let nsqd_rate_max = reader.number("nsqd_rate_max", 0..=1_000_000_000);
+    let all_are_asked = forward.nsqd_depth_max > 0
+        && !forward.nsqd_http_addresses.is_empty()
+        && forward.lookupd_http_addresses.is_empty();
     dispatch::Config {
         pollers: reader.number("pollers", 1..=1024),
         claim_ttl: reader.duration("claim_ttl", ms(500)..=s(300)),
@@ -112,7 +116,7 @@ fn dispatch(reader: &mut Reader<'_>) -> dispatch::Config {
         sweep: reader.duration("sweep", ms(100)..=s(3600)),
         sending_bytes_max: reader.number("unanswered_bytes_max", 1024..=BYTES_MAX),
         forward_rate_max: reader.number("forward_rate_max", 0..=1_000_000_000),
-        nsqd_rate_max: reader.number("nsqd_rate_max", 0..=1_000_000_000),
+        nsqd_rate_max: if all_are_asked { 0 } else { nsqd_rate_max },
         expire_if_later_than: reader
             .duration("expire_if_later_than", ms(0)..=s(10 * 365 * 24 * 3600)),
         clock_step_hold: reader.duration("clock_step_hold", ms(0)..=s(3600)),
@@ -127,6 +131,14 @@ fn dispatch(reader: &mut Reader<'_>) -> dispatch::Config {
 
 fn forward(reader: &mut Reader<'_>) -> forward::Config {
     let nsqd_tcp_addresses = reader.addresses("nsqd_tcp_address");
+    let nsqd_http_addresses = reader.addresses("nsqd_http_address");
+    let is_each = nsqd_http_addresses.len() == nsqd_tcp_addresses.len();
+    if reader.sound() && !nsqd_http_addresses.is_empty() && !is_each {
+        reader.fault(
+            "nsqd_http_address",
+            "must be as many as nsqd_tcp_address, in its order; those that an nsqlookupd knows have none",
+        );
+    }
     let lookupd_http_addresses = reader.addresses("lookupd_http_address");
     if reader.sound() && nsqd_tcp_addresses.is_empty() && lookupd_http_addresses.is_empty() {
         reader.fault(
@@ -137,6 +149,8 @@ fn forward(reader: &mut Reader<'_>) -> forward::Config {
     }
     forward::Config {
         nsqd_tcp_addresses,
+        nsqd_http_addresses,
+        nsqd_depth_max: reader.number("nsqd_depth_max", 0..=1_000_000_000),
         lookupd_http_addresses,
         lookupd_poll_interval: reader.duration("lookupd_poll_interval", ms(100)..=s(3600)),
         connections_per_nsqd: reader.number("connections_per_nsqd", 1..=64),

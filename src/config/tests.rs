@@ -138,6 +138,38 @@ fn several_nsqd_come_from_flags_lists_and_commas() {
 }
 
 #[test]
+fn the_http_addresses_of_nsqds_go_with_their_tcp_addresses() {
+    let http = |config: &Config| config.forward.nsqd_http_addresses.clone();
+    let (_file, file) = with_file(
+        "nsqd_tcp_address = [\"a:1\", \"b:1\"]\nnsqd_http_address = [\"a:2\", \"b:2\"]\n",
+    );
+    let config = load(&file).unwrap().config;
+    assert_eq!(http(&config), ["a:2", "b:2"]);
+    // They say how much they hold; one that is found by nsqlookupd does not.
+    assert_eq!(config.dispatch.nsqd_rate_max, 0);
+    let with = |more: &[(&str, &str)]| {
+        load(&Sources {
+            file: file.file.clone(),
+            ..sources(more, &[])
+        })
+    };
+    let config = with(&[("lookupd_http_address", "l:4161")]).unwrap().config;
+    assert!(config.dispatch.nsqd_rate_max > 0);
+    let config = with(&[("nsqd_depth_max", "0")]).unwrap().config;
+    assert!(config.dispatch.nsqd_rate_max > 0);
+    // Those of the file are not those of the flag.
+    let config = with(&[("nsqd_tcp_address", "c:1")]).unwrap().config;
+    assert!(http(&config).is_empty() && config.dispatch.nsqd_rate_max > 0);
+    let fault = with(&[("nsqd_http_address", "a:2")])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        fault.contains("must be as many as nsqd_tcp_address"),
+        "{fault}"
+    );
+}
+
+#[test]
 fn with_an_nsqlookupd_no_nsqd_is_assumed() {
     let lookupd = ("lookupd_http_address", "l:4161");
     let config = load(&sources(&[lookupd], &[])).unwrap().config;

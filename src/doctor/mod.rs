@@ -52,9 +52,8 @@ impl Report {
 /// Most nsqds that are only known from nsqlookupds and are looked at.
 const NAMED_MAX: usize = 16;
 
-/// Looks at Redis, at every nsqlookupd and at every nsqd. `http` has the HTTP addresses of the nsqds, in their order, as
-/// far as they are known.
-pub async fn examine(config: &Config, http: &[String]) -> Report {
+/// Looks at Redis, at every nsqlookupd and at every nsqd.
+pub async fn examine(config: &Config) -> Report {
     let mut report = Report::default();
     let (url, findings) = store::examine(&config.store).await;
     report.add(&format!("redis {url}"), findings);
@@ -66,7 +65,8 @@ pub async fn examine(config: &Config, http: &[String]) -> Report {
         named.extend(nodes);
     }
     for (number, address) in forward.nsqd_tcp_addresses.iter().enumerate() {
-        let given = http.get(number).map(String::as_str);
+        let given = forward.nsqd_http_addresses.get(number);
+        let given = given.map(String::as_str);
         let findings = nsqd::examine(address, given, config).await;
         report.add(&format!("nsqd {address}"), findings);
     }

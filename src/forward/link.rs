@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use crate::forward::Deadline;
 use crate::forward::batch::Batch;
 use crate::forward::connection::{Connection, Ended, Fault, Parcel, Reason, turn_away};
+use crate::forward::depth::Depth;
 use crate::forward::metrics::{Metrics, NsqdLabel};
 use crate::forward::pace::Pace;
 use crate::forward::room::Room;
@@ -34,13 +35,20 @@ pub(super) struct Nsqd {
     pub(super) metrics: Metrics,
     pub(super) room: Arc<Room>,
     pub(super) pace: Arc<Pace>,
+    /// If it can be asked.
+    depth: Option<Arc<Depth>>,
     connections: Gauge,
     /// Its `--max-msg-size`, which it only tells when it refuses.
     msg_size_max: AtomicUsize,
 }
 
 impl Nsqd {
-    pub(super) fn new(address: String, config: Arc<Config>, metrics: Metrics) -> Self {
+    pub(super) fn new(
+        address: String,
+        config: Arc<Config>,
+        metrics: Metrics,
+        depth: Option<Arc<Depth>>,
+    ) -> Self {
         let label = NsqdLabel {
             nsqd: address.clone(),
         };
@@ -49,6 +57,7 @@ impl Nsqd {
         Self {
             room: Arc::new(Room::new(config.unanswered_bytes_max, used)),
             pace: Arc::new(Pace::new(config.mpub_messages_max, config.forward_timeout)),
+            depth,
             address,
             config,
             metrics,
@@ -83,16 +92,24 @@ impl Nsqd {
         Connection::dial(&self.address, &self.config, pace, commands).await
     }
 
-    /// Waits for room, gives `batch` to whoever reads `parcels` and waits for its verdict. `Err` is
-    /// the batch for which there was no room in time. Without a batch in the answer: it is unknown
-    /// what became of it. Dropping it leaves what was written on its way.
+    /// Waits for room and until nsqd may hold as many, gives `batch` to whoever reads `parcels` and waits for its
+    /// verdict. `NotSent` if that was not in time. Without a batch in the answer: it is unknown what became of it.
+    /// Dropping it leaves what was written on its way.
     pub(super) async fn ask(
         &self,
         batch: Batch,
         deadline: Deadline,
         parcels: &UnboundedSender<Parcel>,
     ) -> Option<(Batch, Verdict)> {
-        let Ok(taken) = timeout(deadline.left(), self.room.take(&batch)).await else {
+        let taking = async {
+            let taken = self.room.take(&batch).await;
+            let given = match &self.depth {
+                Some(depth) => Some(depth.give(&batch.topic, batch.len()).await),
+                None => None,
+            };
+            (taken, given)
+        };
+        let Ok((taken, _given)) = timeout(deadline.left(), taking).await else {
             return Some((batch, Verdict::NotSent));
         };
         let (reply, verdict) = oneshot::channel();

@@ -49,10 +49,10 @@ pub struct NsqdLabel {
     pub nsqd: String,
 }
 
-/// What came of a question to an nsqlookupd, as a label.
+/// What came of a question to an nsqlookupd or nsqd, as a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PollResult {
-    /// It said which nsqds there are.
+    /// It said what it was asked for.
     Answered,
     /// No answer, or none that makes sense.
     Failed,
@@ -67,7 +67,7 @@ impl EncodeLabelValue for PollResult {
     }
 }
 
-/// Label of a question to an nsqlookupd.
+/// Label of a question.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PollLabel {
     /// The result.
@@ -89,6 +89,8 @@ pub struct Metrics {
     pub known: Gauge,
     /// Questions to nsqlookupds.
     pub polls: Family<PollLabel, Counter>,
+    /// Questions to nsqds, how many messages of a topic they hold.
+    pub depth_polls: Family<PollLabel, Counter>,
 }
 
 impl Metrics {
@@ -125,6 +127,11 @@ impl Metrics {
             "Questions to nsqlookupds, by result",
             metrics.polls.clone(),
         );
+        registry.register(
+            "nsqd_depth_polls",
+            "Questions to nsqds how many messages of a topic they hold, by result",
+            metrics.depth_polls.clone(),
+        );
         metrics
     }
 
@@ -140,6 +147,11 @@ impl Metrics {
     /// Counts one question to an nsqlookupd.
     pub(super) fn polled(&self, result: PollResult) {
         self.polls.get_or_create(&PollLabel { result }).inc();
+    }
+
+    /// Counts one question to an nsqd.
+    pub(super) fn depth_polled(&self, result: PollResult) {
+        self.depth_polls.get_or_create(&PollLabel { result }).inc();
     }
 
     /// Counts the facts of one call, one bump for each outcome that occurs.

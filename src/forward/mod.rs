@@ -4,6 +4,8 @@
 mod batch;
 mod bisect;
 mod connection;
+mod credit;
+mod depth;
 mod discovery;
 mod link;
 pub mod metrics;

@@ -11,10 +11,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::forward::batch::{Batch, Limits, split};
 use crate::forward::bisect::{Fact, Search};
+use crate::forward::depth::{Depth, Patience};
 use crate::forward::discovery::Discovery;
 use crate::forward::link::{Link, Nsqd};
 use crate::forward::metrics::Metrics;
@@ -130,7 +131,9 @@ impl NsqdPool {
         if !named {
             info!(nsqd = %address, "nsqlookupd knows this nsqd");
         }
-        let nsqd = Nsqd::new(address, Arc::clone(&self.config), self.metrics.clone());
+        let depth = self.depth(&address);
+        let (config, metrics) = (Arc::clone(&self.config), self.metrics.clone());
+        let nsqd = Nsqd::new(address, config, metrics, depth);
         let nsqd = Arc::new(nsqd);
         let stop = self.stop.child_token();
         let mut links = Vec::new();
@@ -147,6 +150,26 @@ impl NsqdPool {
             named,
             topics: Topics::default(),
             stop,
+        }
+    }
+
+    /// What asks the nsqd how much it holds, if its HTTP API is known.
+    fn depth(&self, address: &str) -> Option<Arc<Depth>> {
+        let addresses = self.config.nsqd_tcp_addresses.iter();
+        let (_, http) = addresses
+            .zip(&self.config.nsqd_http_addresses)
+            .find(|(tcp, _)| *tcp == address)?;
+        let max = self.config.nsqd_depth_max;
+        if max == 0 {
+            return None;
+        }
+        let (metrics, tracker) = (self.metrics.clone(), self.tracker.clone());
+        match Depth::new(http, max, Patience::default(), metrics, tracker) {
+            Ok(depth) => Some(Arc::new(depth)),
+            Err(error) => {
+                warn!(nsqd_http = %http, %error, "nsqd cannot be asked how much it holds");
+                None
+            }
         }
     }
 

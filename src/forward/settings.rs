@@ -10,6 +10,11 @@ pub struct Config {
     /// `host:port` of each nsqd's TCP door. One or several; with several, any of them may get a
     /// message.
     pub nsqd_tcp_addresses: Vec<String>,
+    /// `host:port` of the HTTP doors of those nsqds, in their order. With them, they are asked how many messages they
+    /// hold while they get many.
+    pub nsqd_http_addresses: Vec<String>,
+    /// Most messages of a topic that such an nsqd is to hold for consumers that keep up; 0: any number.
+    pub nsqd_depth_max: u64,
     /// `host:port` of each nsqlookupd's HTTP door. What they know is used beside the addresses above.
     pub lookupd_http_addresses: Vec<String>,
     /// Time between two questions to an nsqlookupd.

@@ -20,6 +20,8 @@ use crate::support::{free_port, tool, wait};
 
 /// Messages that each shard may have in flight: with the shards it bounds what one fault can repeat.
 pub(crate) const UNSETTLED_MAX: u64 = 200;
+/// Messages of a topic that an nsqd may hold for one instance: so few that instances wait, and nsqds are asked.
+const NSQD_DEPTH_MAX: u64 = 20;
 /// Shards of the namespace.
 pub(crate) const SHARDS: u64 = 16;
 /// A program that ends at once is not started again sooner.
@@ -144,6 +146,7 @@ pub(crate) struct Instance {
 pub(crate) struct Nsqd {
     pub(crate) program: Program,
     pub(crate) tcp: String,
+    http: String,
 }
 
 /// Redis.
@@ -194,7 +197,7 @@ impl Cluster {
             let to_redis = proxy(Behind::Redis, format!("127.0.0.1:{}", redis.port));
             let to_nsqds = nsqds.iter().enumerate();
             let to_nsqds = to_nsqds.map(|(n, nsqd)| proxy(Behind::Nsqd(n), nsqd.tcp.clone()));
-            Instance::new(number, dir, to_redis, to_nsqds.collect())
+            Instance::new(number, dir, to_redis, to_nsqds.collect(), &nsqds)
         });
         let cluster = Self {
             instances: instances.collect(),
@@ -243,7 +246,8 @@ impl Cluster {
 }
 
 impl Instance {
-    fn new(number: usize, dir: &Path, redis: Proxy, nsqds: Vec<Proxy>) -> Self {
+    /// `nsqds` are proxies before those `asked`.
+    fn new(number: usize, dir: &Path, redis: Proxy, nsqds: Vec<Proxy>, asked: &[Nsqd]) -> Self {
         let (tcp, http) = (free_port(), free_port());
         let (tcp, http) = (format!("127.0.0.1:{tcp}"), format!("127.0.0.1:{http}"));
         let mut line: Vec<String> = [env!("CARGO_BIN_EXE_nsqdelayd"), "serve"]
@@ -260,6 +264,10 @@ impl Instance {
         for nsqd in &nsqds {
             flag("--nsqd-tcp-address", &nsqd.address.to_string());
         }
+        for nsqd in asked {
+            flag("--nsqd-http-address", &nsqd.http);
+        }
+        flag("--nsqd-depth-max", &NSQD_DEPTH_MAX.to_string());
         Self {
             program: Program::new(&format!("instance-{number}"), dir, line),
             tcp,
@@ -285,13 +293,14 @@ impl Nsqd {
         let name = format!("nsqd-{number}");
         let files = dir.join(&name);
         std::fs::create_dir(&files).unwrap();
-        let tcp = format!("127.0.0.1:{}", free_port());
+        let (tcp, http) = (free_port(), free_port());
+        let (tcp, http) = (format!("127.0.0.1:{tcp}"), format!("127.0.0.1:{http}"));
         let line = vec![
             tool("nsqd").display().to_string(),
             format!("--data-path={}", files.display()),
             "--broadcast-address=127.0.0.1".to_owned(),
             format!("--tcp-address={tcp}"),
-            format!("--http-address=127.0.0.1:{}", free_port()),
+            format!("--http-address={http}"),
             "--mem-queue-size=0".to_owned(),
             "--sync-timeout=1s".to_owned(),
             "--log-level=warn".to_owned(),
@@ -299,6 +308,7 @@ impl Nsqd {
         Self {
             program: Program::new(&name, dir, line),
             tcp,
+            http,
         }
     }
 

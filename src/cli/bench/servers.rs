@@ -143,7 +143,7 @@ impl Servers {
             let nsqd_child = start_nsqd(&dir, nsqd_tcp, nsqd_http, &[])?;
             child::answering("redis-server", redis, b"PING\r\n", b"+PONG").await?;
             child::answering("nsqd", nsqd_http, PING, b"HTTP/").await?;
-            let serve = start_serve(&dir, args, [tcp, http, redis, nsqd_tcp])?;
+            let serve = start_serve(&dir, args, [tcp, http, redis, nsqd_tcp, nsqd_http])?;
             child::answering("nsqdelayd", http, PING, b"HTTP/1.0 200").await?;
             let watched = [
                 watch("nsqdelayd", &serve),
@@ -250,19 +250,21 @@ fn exchange(address: &str, request: &str) -> std::io::Result<String> {
 fn start_serve(
     dir: &Path,
     args: &Args,
-    [tcp, http, redis, nsqd]: [SocketAddr; 4],
+    [tcp, http, redis, nsqd_tcp, nsqd_http]: [SocketAddr; 5],
 ) -> Result<Child, Failure> {
     let program = Program {
         name: "nsqdelayd",
         path: std::env::current_exe().map_err(Failure::because)?,
     };
     let redis = format!("redis://{redis}");
-    let [tcp, http, nsqd] = [tcp, http, nsqd].map(|address| address.to_string());
+    let text = |address: SocketAddr| address.to_string();
+    let [tcp, http, nsqd_tcp, nsqd_http] = [tcp, http, nsqd_tcp, nsqd_http].map(text);
     let settings = [
         ("--tcp-address", &tcp),
         ("--http-address", &http),
         ("--redis", &redis),
-        ("--nsqd-tcp-address", &nsqd),
+        ("--nsqd-tcp-address", &nsqd_tcp),
+        ("--nsqd-http-address", &nsqd_http),
     ];
     let mut arguments: Vec<&OsStr> = vec!["serve".as_ref()];
     for (flag, value) in settings {

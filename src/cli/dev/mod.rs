@@ -40,10 +40,6 @@ pub(super) struct Args {
     /// Port of the private Redis on 127.0.0.1; 0 takes a free one.
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     redis_port: u16,
-    /// HTTP address of the private nsqd; port 0 takes a free one. [default: 127.0.0.1:4151, or a
-    /// free port if that is taken]
-    #[arg(long, value_name = "HOST:PORT")]
-    nsqd_http_address: Option<String>,
     #[command(flatten)]
     settings: Settings,
 }
@@ -67,6 +63,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut settings = args.settings.clone();
     settings.set("redis", format!("redis://{}", addresses.redis));
     settings.set("nsqd_tcp_address", addresses.nsqd_tcp.to_string());
+    settings.set("nsqd_http_address", addresses.nsqd_http.to_string());
     let loaded = config::load(&settings.sources())?;
     telemetry::start_log(&loaded.config.log).map_err(Failure::because)?;
     serve::log_settings(&loaded);
@@ -222,24 +219,19 @@ fn lock(data_dir: &Path) -> Result<File, Failure> {
 }
 
 fn addresses(args: &Args) -> Result<Addresses, Failure> {
-    let nsqd_tcp = match args.settings.given("nsqd_tcp_address") {
-        None => None,
-        Some([one]) => Some(one.as_str()),
-        Some(_) => {
-            return Err(Failure::Usage(
-                "--nsqd-tcp-address: dev starts one nsqd".to_owned(),
-            ));
-        }
+    let one = |flag: &str, key| match args.settings.given(key) {
+        None => Ok(None),
+        Some([one]) => Ok(Some(one.as_str())),
+        Some(_) => Err(Failure::Usage(format!("{flag}: dev starts one nsqd"))),
     };
+    let (tcp_flag, http_flag) = ("--nsqd-tcp-address", "--nsqd-http-address");
+    let nsqd_tcp = one(tcp_flag, "nsqd_tcp_address")?;
+    let nsqd_http = one(http_flag, "nsqd_http_address")?;
     let redis = format!("{LOOPBACK}:{}", args.redis_port);
     Ok(Addresses {
         redis: free("--redis-port", &redis)?,
-        nsqd_tcp: given_or_free("--nsqd-tcp-address", nsqd_tcp, NSQD_TCP)?,
-        nsqd_http: given_or_free(
-            "--nsqd-http-address",
-            args.nsqd_http_address.as_deref(),
-            NSQD_HTTP,
-        )?,
+        nsqd_tcp: given_or_free(tcp_flag, nsqd_tcp, NSQD_TCP)?,
+        nsqd_http: given_or_free(http_flag, nsqd_http, NSQD_HTTP)?,
     })
 }
 

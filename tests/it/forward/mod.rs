@@ -2,6 +2,7 @@
 //! Each test looks at the facts that were reported and at what the nsqd got. Here: the pool under
 //! test.
 
+mod depth;
 mod lookup;
 mod real;
 mod scripted;
@@ -37,6 +38,8 @@ impl Drop for Pool {
 fn config(addresses: &[&str]) -> Config {
     Config {
         nsqd_tcp_addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
+        nsqd_http_addresses: Vec::new(),
+        nsqd_depth_max: 5_000,
         lookupd_http_addresses: Vec::new(),
         lookupd_poll_interval: Duration::from_millis(100),
         connections_per_nsqd: 1,
