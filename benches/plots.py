@@ -42,6 +42,11 @@ def span(row, what):
     return next(span for span in row["spans"] if span["what"] == what)
 
 
+def middle(spans, of):
+    """The span whose figure is the median."""
+    return min(spans, key=lambda span: abs(span[of] - median(s[of] for s in spans)))
+
+
 def stack(axes, labels, spans):
     """One bar for each span: CPU of each server, us a message."""
     bottom = [0.0] * len(spans)
@@ -92,10 +97,10 @@ def rates(measured, axes):
 def pending(measured, axes):
     labels, spans = [], []
     for count, label in ((10_000, "10 thousand"), (1_000_000, "1 million"), (12_000_000, "12 million")):
-        row = rows(measured, f"pending-{count}")[0]
         for what in ("in", "out"):
             labels.append(f"{what}\n{label}")
-            spans.append(span(row, what))
+            measured_spans = [span(row, what) for row in rows(measured, f"pending-{count}")]
+            spans.append(middle(measured_spans, "servers_cpu_us"))
     stack(axes, labels, spans)
     axes.set_title("A message in, and out, by how many others are pending")
 
@@ -119,11 +124,10 @@ def bodies(measured, axes):
 
 
 def burst(measured, axes):
-    def middle(target):
-        spans = [span(row, "out") for row in rows(measured, "burst", target)]
-        return min(spans, key=lambda span: abs(span["seconds"] - median(s["seconds"] for s in spans)))
-
-    spans = [middle(target) for target in ("nsqdelayd", "nsqd")]
+    spans = [
+        middle([span(row, "out") for row in rows(measured, "burst", target)], "seconds")
+        for target in ("nsqdelayd", "nsqd")
+    ]
     labels = [f"{name}: {span['seconds']:.2f} s" for name, span in zip(("nsqdelayd", "nsqd's own DPUB"), spans)]
     stack(axes, labels, spans)
     axes.set_title("200,000 messages due at one instant")

@@ -40,9 +40,12 @@ for rate in 10000 30000 60000; do
     keep "rate-mdpub-$rate" steady --door mdpub --rate "$rate" --delay 5s --duration 20s --without-nsqd
 done
 keep spread steady --rate 10000 --delay 1s --delay-max 5s --duration 20s --without-nsqd
-# What it costs as more wait.
+# What it costs as more wait. The first load after 12 million is dearer than the next:
+# Redis gets memory that it never had.
 for pending in 10000 1000000 12000000; do
-    keep "pending-$pending" ingest --pending "$pending" --without-nsqd
+    keep "pending-$pending" ingest --pending "$pending" --repeat 3 --without-nsqd
+    keep "spread-pending-$pending" steady --rate 10000 --delay 1s --delay-max 5s --duration 20s \
+        --pending "$pending" --repeat 2 --without-nsqd
 done
 # And as bodies grow.
 for load in 50:300000:100 500:300000:100 5000:60000:100 100000:4000:20; do
