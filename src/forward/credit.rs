@@ -67,6 +67,7 @@ impl Credit {
             self.held = self.unanswered;
             self.known = now;
             self.ask_above = self.bounds.max / 2;
+            self.waited = None;
             self.open_until = None;
         }
         if self.asked.is_none() && now >= self.known + self.bounds.turnover {
@@ -74,15 +75,15 @@ impl Credit {
             self.waited = None;
         }
         let weight = messages.min((self.bounds.max / 2).max(1));
-        if self.open_until.is_none() && self.held + weight > self.bounds.max {
+        if self.open_until.is_none() && self.held.saturating_add(weight) > self.bounds.max {
             self.waited.get_or_insert((now, 0));
             self.is_awaited = true;
             return false;
         }
-        self.held += messages;
-        self.unanswered += messages;
+        self.held = self.held.saturating_add(messages);
+        self.unanswered = self.unanswered.saturating_add(messages);
         if let Some(missing) = &mut self.asked {
-            *missing += messages;
+            *missing = missing.saturating_add(messages);
         }
         true
     }
@@ -258,13 +259,15 @@ mod tests {
 
     #[test]
     fn a_wait_of_long_ago_says_nothing_of_consumers() {
-        let mut now = Instant::now();
-        let mut credit = used_up(now);
-        credit.answered(Some(0), now);
-        now += CALM / 2;
-        assert!(credit.give_at_once(60, now) && credit.ask());
-        credit.answered(Some(60), now);
-        assert!(!credit.give(41, now));
+        for (depth, later) in [(Some(0), CALM / 2), (Some(40), CALM), (None, SILENT_REST)] {
+            let mut now = Instant::now();
+            let mut credit = used_up(now);
+            credit.answered(depth, now);
+            now += later;
+            assert!(credit.give_at_once(60, now) && credit.ask());
+            credit.answered(Some(60), now);
+            assert!(!credit.give(41, now));
+        }
     }
 
     #[test]

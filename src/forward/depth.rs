@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
@@ -51,6 +51,8 @@ pub(super) struct Depth {
     bounds: credit::Bounds,
     client: HttpClient,
     address: String,
+    /// With the wait for others' questions.
+    answer_timeout: Duration,
     lines: Mutex<Lines>,
     questions: Semaphore,
     /// It did not answer the last question.
@@ -114,6 +116,7 @@ impl Depth {
             },
             client: HttpClient::keeping(QUESTIONS_MAX, bounds, None)?,
             address: address.to_owned(),
+            answer_timeout: patience.answer,
             lines: Mutex::new(Lines {
                 by_topic: HashMap::new(),
                 sweep_at: TOPICS_KEPT,
@@ -171,12 +174,14 @@ impl Depth {
 
     async fn ask(self: Arc<Self>, topic: TopicName, line: Arc<Line>) {
         sleep(PAUSE).await;
-        let depth = match self.depth(&topic).await {
-            Ok(None) if line.credit().has_arrived() => {
-                Err("it does not know a topic that it was given: is this another nsqd?".to_owned())
-            }
-            Ok(depth) => Ok(depth.unwrap_or(0)),
-            Err(error) => Err(error),
+        let has_arrived = line.credit().has_arrived();
+        let answer = timeout(self.answer_timeout, self.depth(&topic)).await;
+        let depth = match answer {
+            Ok(Ok(None)) if has_arrived => Err(
+                "it does not know a topic that it was given: another nsqd, or deleted".to_owned(),
+            ),
+            Ok(depth) => depth.map(Option::unwrap_or_default),
+            Err(_elapsed) => Err("no answer in time".to_owned()),
         };
         self.tell(depth.as_ref().err());
         line.credit().answered(depth.ok(), Instant::now());
@@ -257,27 +262,35 @@ fn depth_of(body: &[u8], topic: &TopicName) -> Result<Option<u64>, serde_json::E
 mod tests {
     use futures_util::FutureExt as _;
     use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::mpsc;
 
     use super::*;
+
+    type Told = Arc<tokio::sync::Mutex<mpsc::Receiver<String>>>;
+
+    async fn converse(mut stream: BufReader<TcpStream>, told: Told) {
+        let mut line = String::new();
+        while stream.read_line(&mut line).await.unwrap() > 0 {
+            if line == "\r\n" {
+                let body = told.lock().await.recv().await.unwrap();
+                let len = body.len();
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n{body}");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+            line.clear();
+        }
+    }
 
     /// An HTTP server that answers with what it is told, when it is told.
     async fn start() -> (String, mpsc::Sender<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let (answers, mut told) = mpsc::channel::<String>(1);
-        TaskTracker::new().spawn(async move {
-            let (stream, _) = listener.accept().await.unwrap();
-            let mut stream = BufReader::new(stream);
-            let mut line = String::new();
-            while stream.read_line(&mut line).await.unwrap() > 0 {
-                if line == "\r\n" {
-                    let body = told.recv().await.unwrap();
-                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-                    stream.write_all((head + &body).as_bytes()).await.unwrap();
-                }
-                line.clear();
+        let (answers, told) = mpsc::channel(1);
+        let (told, tracker) = (Arc::new(tokio::sync::Mutex::new(told)), TaskTracker::new());
+        tracker.clone().spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tracker.spawn(converse(BufReader::new(stream), Arc::clone(&told)));
             }
         });
         (address, answers)
