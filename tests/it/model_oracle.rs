@@ -85,12 +85,13 @@ impl Side {
                 "{} {} {} {}",
                 held.handed_before, held.handed, held.settled, held.fresh
             ));
+            if asked.settle {
+                // Those are finished. One that S passed unfinished would lose its marks some seconds later.
+                self.owner.packs.retain(|(of, _), pack| {
+                    *of != shard || pack.records.iter().any(|r| r.due > settled)
+                });
+            }
             self.take(shard, asked, held, &mut records);
-        }
-        if asked.settle {
-            self.owner
-                .packs
-                .retain(|_, pack| pack.records.iter().any(|r| r.due > asked.hand_out_to));
         }
         records.sort();
         format!("{told:?} below {below} records {records:?}")
