@@ -9,7 +9,7 @@ use nsqdelayd::message::{Delay, TopicName, UnixMs};
 use nsqdelayd::nsq::command::{encode_dpub, encode_mdpub, encode_mpub};
 use nsqdelayd::nsq::decoder::{Decoder, Limits};
 use nsqdelayd::shard::{Generation, ShardId};
-use nsqdelayd::store::{Pack, Record};
+use nsqdelayd::store::{Compression, Pack, Record};
 
 const BODY: [u8; 500] = [b'x'; 500];
 /// Commands, or messages of a command.
@@ -86,6 +86,7 @@ fn pack(records: u16) -> Pack {
         nonce: 9,
         stored: records,
         records: (0..records).map(record).collect(),
+        compression: Compression::None,
         len: 0,
     }
 }
@@ -104,6 +105,42 @@ fn decode_pack(bencher: Bencher<'_, '_>, records: u16) {
     let value = Bytes::from(pack.encode());
     bencher
         .counter(ItemsCount::new(records))
+        .bench(|| Pack::decode(pack.score, black_box(&value).clone()).unwrap());
+}
+
+/// One of JSON, as services send it: random numbers among the same words.
+fn json_pack() -> Pack {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut item = || {
+        format!(
+            "{{\"product\":\"{:032x}\",\"price_cents\":{}}},",
+            random.u128(..),
+            random.u16(..)
+        )
+    };
+    let mut pack = pack(RECORDS);
+    for record in &mut pack.records {
+        let items: String = (0..8).map(|_| item()).collect();
+        record.body = Bytes::from(items.into_bytes());
+    }
+    pack.compression = Compression::Zstd;
+    pack
+}
+
+#[divan::bench]
+fn encode_compressed_pack(bencher: Bencher<'_, '_>) {
+    let pack = json_pack();
+    bencher
+        .counter(ItemsCount::new(RECORDS))
+        .bench(|| black_box(&pack).encode());
+}
+
+#[divan::bench]
+fn decode_compressed_pack(bencher: Bencher<'_, '_>) {
+    let pack = json_pack();
+    let value = Bytes::from(pack.encode());
+    bencher
+        .counter(ItemsCount::new(RECORDS))
         .bench(|| Pack::decode(pack.score, black_box(&value).clone()).unwrap());
 }
 

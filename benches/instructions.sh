@@ -21,6 +21,6 @@ count() {
 }
 
 for name in decode_dpub decode_mdpub encode_mpub_to_nsqd encode_pack::1 encode_pack::26 decode_pack::1 \
-    decode_pack::26 mint_id parse_id; do
+    decode_pack::26 encode_compressed_pack decode_compressed_pack mint_id parse_id; do
     echo "$name $((($(count "$name" "$many") - $(count "$name" "$few")) / (many - few))) instructions"
 done

@@ -91,6 +91,11 @@ fn store(reader: &mut Reader<'_>) -> store::Config {
         shards: reader.number("shards", 1..=Topology::SHARDS_MAX),
         pack_window: reader.duration("pack_window", ms(0)..=ms(PACK_WINDOW_MS_MAX)),
         pack_bytes: reader.number("pack_bytes", 256..=MSG_SIZE_MAX),
+        pack_compression: reader.parsed(
+            "pack_compression",
+            "must be none or zstd",
+            store::Compression::parse,
+        ),
         pack_linger: reader.duration("pack_linger", ms(0)..=ms(100)),
         insert_bytes_max: reader.number("insert_bytes_max", 1024..=MSG_SIZE_MAX),
         queue_bytes_max: reader.number("queue_bytes_max", 1024..=BYTES_MAX),

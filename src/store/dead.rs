@@ -6,6 +6,7 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 
 use crate::id::{MessageId, Score};
 use crate::message::{Delay, Due};
+use crate::store::compression::Compression;
 use crate::store::core::{AHEAD_MS, Core};
 use crate::store::lookup::{Placed, asked, find, link, stamp};
 use crate::store::pack::{Pack, Record};
@@ -35,6 +36,7 @@ pub(super) fn encode(reason: &str, score: Score, record: &Record, id: &str) -> V
         nonce: 0,
         stored: 1,
         records: vec![record],
+        compression: Compression::None,
         len: 0,
     };
     let mut out = Vec::new();

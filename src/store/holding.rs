@@ -222,6 +222,7 @@ impl NewPack {
             nonce: name.nonce,
             stored,
             records,
+            compression: core.config.pack_compression,
             len: 0,
         }
         .encode();

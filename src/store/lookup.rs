@@ -378,6 +378,7 @@ impl Placed {
             nonce,
             stored: 1,
             records: vec![record],
+            compression: core.config.pack_compression,
             len: 0,
         }
         .encode();

@@ -7,6 +7,7 @@ mod checks;
 mod claim;
 mod claims;
 mod clock;
+mod compression;
 mod connect;
 mod core;
 mod dead;
@@ -38,6 +39,7 @@ pub use claim::{
     ClaimStore, ClaimToken, Finished, Held, Mark, Members, NowBounds, PARK_MAX, ParkReply, ParkTo,
     Parked, Read, ReadMarks, ReadPack, Session, Swept, TopicShare, Turn, TurnReply, Wake,
 };
+pub use compression::Compression;
 pub use examine::examine;
 pub use pack::{BadPack, Pack, Record};
 pub use redis::RedisStore;

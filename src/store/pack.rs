@@ -1,4 +1,5 @@
-//! The stored value: a pack of records, one member of a shard's `due` zset. Pure.
+//! The stored value: a pack of records, one member of a shard's `due` zset. Pure. It may be stored compressed: see
+//! `compression.rs`.
 //!
 //! ```text
 //! version u8 = 2 | flags u8 = 0 | nonce u32 | score u64 | stored u16 | count u16
@@ -12,13 +13,14 @@
 //! `offset` is the record's due time less the pack's, in ms. `score` is the pack's own: no two members of a zset are the
 //! same bytes, and the same messages under the same nonce at another time would only move the first. Version 1 had none.
 //!
-//! If you change this format: raise [`VERSION`], keep reading the one before, add a vector to the tests below, and say
+//! If you change this format: raise [`VERSION`], beyond that of compressed ones,, keep reading the one before, add a vector to the tests below, and say
 //! so in `docs/redis.md`. No script looks into a pack.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 
 use crate::id::{PACK_RECORDS_MAX, PACK_WINDOW_MS_MAX, PackName, Score};
 use crate::message::{TopicName, UnixMs};
+use crate::store::compression::{Compression, VERSION_COMPRESSED, expanded};
 
 /// The format that is written.
 const VERSION: u8 = 2;
@@ -61,7 +63,9 @@ pub struct Pack {
     pub stored: u16,
     /// The records it has, by position.
     pub records: Vec<Record>,
-    /// Length of the stored value.
+    /// How it is stored. A pack that is rewritten stays as it was.
+    pub compression: Compression,
+    /// Length in memory: of the stored value, or of what was compressed in it.
     pub len: usize,
 }
 
@@ -87,6 +91,10 @@ impl Pack {
 
     /// Encodes the pack. The records must be due within [`PACK_WINDOW_MS_MAX`] of its score.
     pub fn encode(&self) -> Vec<u8> {
+        self.compression.apply(self.encode_plain())
+    }
+
+    fn encode_plain(&self) -> Vec<u8> {
         debug_assert!(self.records.len() <= usize::from(PACK_RECORDS_MAX));
         let bodies: usize = self.records.iter().map(|r| r.body.len()).sum();
         let mut out =
@@ -129,8 +137,20 @@ impl Pack {
         out
     }
 
-    /// Decodes a stored value. Bodies are slices of it.
-    pub fn decode(score: Score, mut value: Bytes) -> Result<Self, BadPack> {
+    /// Decodes a stored value. Bodies are slices of it, or of what was compressed in it.
+    pub fn decode(score: Score, value: Bytes) -> Result<Self, BadPack> {
+        if value.first() != Some(&VERSION_COMPRESSED) {
+            return Self::decode_plain(score, value);
+        }
+        let pack = expanded(value).ok_or(BadPack::Malformed)?;
+        let pack = Self::decode_plain(score, pack).map_err(|_bad| BadPack::Malformed)?;
+        Ok(Self {
+            compression: Compression::Zstd,
+            ..pack
+        })
+    }
+
+    fn decode_plain(score: Score, mut value: Bytes) -> Result<Self, BadPack> {
         let len = value.len();
         let version = value.try_get_u8().map_err(malformed)?;
         if ![VERSION, VERSION_WITHOUT_SCORE].contains(&version) {
@@ -162,6 +182,7 @@ impl Pack {
             nonce,
             stored,
             records,
+            compression: Compression::None,
             len,
         })
     }
@@ -302,6 +323,7 @@ mod tests {
                     nonce,
                     stored: 80,
                     records,
+                    compression: Compression::None,
                     len: 0,
                 }
             })
@@ -312,6 +334,19 @@ mod tests {
         fn packs_come_back_as_they_were(mut pack in any_pack()) {
             let value = pack.encode();
             pack.len = value.len();
+            prop_assert_eq!(Pack::decode(pack.score, Bytes::from(value)), Ok(pack));
+        }
+
+        #[test]
+        fn compressed_packs_come_back_and_stay_compressed(mut pack in any_pack()) {
+            for record in &mut pack.records {
+                record.id = None;
+                record.body = Bytes::from(vec![b'.'; 200 + record.body.len() * 10]);
+            }
+            pack.len = pack.encode().len();
+            pack.compression = Compression::Zstd;
+            let value = pack.encode();
+            prop_assert!(value.len() < pack.len / 2, "{} of {}", value.len(), pack.len);
             prop_assert_eq!(Pack::decode(pack.score, Bytes::from(value)), Ok(pack));
         }
 
@@ -361,9 +396,24 @@ mod tests {
     }
 
     #[test]
+    fn version_3_is_a_compressed_one_and_no_other() {
+        let score = Score::new(UnixMs(1_000), 3);
+        let plain = |version: u8| {
+            let mut pack = vec![b'.'; 300];
+            pack[0] = version;
+            Bytes::from(Compression::Zstd.apply(pack))
+        };
+        for version in [VERSION_WITHOUT_SCORE, VERSION, VERSION_COMPRESSED, 4] {
+            let value = plain(version);
+            assert_eq!(value[0], VERSION_COMPRESSED);
+            assert_eq!(Pack::decode(score, value), Err(BadPack::Malformed));
+        }
+    }
+
+    #[test]
     fn a_newer_version_is_told_apart() {
         let score = Score::new(UnixMs(1_000), 3);
-        let newer = Bytes::from_static(b"\x03whatever");
-        assert_eq!(Pack::decode(score, newer), Err(BadPack::UnknownVersion(3)));
+        let newer = Bytes::from_static(b"\x04whatever");
+        assert_eq!(Pack::decode(score, newer), Err(BadPack::UnknownVersion(4)));
     }
 }

@@ -10,6 +10,7 @@ use crate::id::{MintedId, PACK_RECORDS_MAX, PackName, Score};
 use crate::message::{Due, Message, TopicName, UnixMs};
 use crate::shard::ShardId;
 use crate::store::TopicShare;
+use crate::store::compression::Compression;
 use crate::store::entry::{Entry, Kind};
 use crate::store::pack::{Pack, RECORD_OVERHEAD_MAX, Record};
 use crate::store::script::NewPack;
@@ -27,11 +28,12 @@ pub(super) struct Stamped {
     pub(super) message: Message,
 }
 
-/// Bounds of one pack.
+/// Bounds of one pack, and how it is stored.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PackLimits {
     pub(super) window_ms: u64,
     pub(super) bytes: usize,
+    pub(super) compression: Compression,
 }
 
 /// Packs, and where each message went, in the order given.
@@ -210,6 +212,7 @@ fn close(
         nonce: name.nonce,
         stored: count,
         records,
+        compression: limits.compression,
         len: 0,
     }
     .encode();
@@ -278,11 +281,12 @@ mod tests {
         #[test]
         fn every_message_is_where_its_id_says(
             given in proptest::collection::vec((1_000_u64..6_000, 1_usize..400, 0_u8..3), 1..80),
-            window_ms in 0_u64..2_000, bytes in 100_usize..2_000,
+            window_ms in 0_u64..2_000, bytes in 100_usize..2_000, compresses: bool,
         ) {
             let messages: Vec<_> =
                 given.iter().map(|(due, len, topic)| stamped(*due, *len, *topic, None)).collect();
-            let limits = PackLimits { window_ms, bytes };
+            let compression = if compresses { Compression::Zstd } else { Compression::None };
+            let limits = PackLimits { window_ms, bytes, compression };
             let packed = pack(SHARD, &messages, limits, &mut Counting(0));
             let decoded: Vec<_> = packed.packs.iter()
                 .map(|p| Pack::decode(p.score, Bytes::from(p.value.clone())).unwrap()).collect();

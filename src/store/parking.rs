@@ -171,6 +171,7 @@ fn new_home(
         nonce: name.nonce,
         stored,
         records,
+        compression: core.config.pack_compression,
         len: 0,
     }
     .encode();

@@ -87,6 +87,7 @@ impl RedisStore {
             pack_limits: PackLimits {
                 window_ms: u64::try_from(config.pack_window.as_millis()).unwrap_or(0),
                 bytes: config.pack_bytes,
+                compression: config.pack_compression,
             },
             metrics,
             tracker: tracker.clone(),

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::store::compression::Compression;
+
 /// Settings of the store.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -15,6 +17,8 @@ pub struct Config {
     pub pack_window: Duration,
     /// Size up to which a pack is filled, in bytes.
     pub pack_bytes: usize,
+    /// How packs are stored.
+    pub pack_compression: Compression,
     /// Longest wait of an insert for more messages, when they come densely; zero: none.
     pub pack_linger: Duration,
     /// Most bytes that one insert carries.

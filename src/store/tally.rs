@@ -159,6 +159,7 @@ mod tests {
     use super::*;
     use crate::id::Score;
     use crate::message::TopicName;
+    use crate::store::compression::Compression;
 
     const DUE: UnixMs = UnixMs(1_800_000_000_000);
 
@@ -176,6 +177,7 @@ mod tests {
             nonce: 7,
             stored: u16::try_from(topics.len()).unwrap(),
             records: (0..).zip(topics).map(record).collect(),
+            compression: Compression::None,
             len: 0,
         }
     }

@@ -268,6 +268,10 @@ impl Instance {
             flag("--nsqd-http-address", &nsqd.http);
         }
         flag("--nsqd-depth-max", &NSQD_DEPTH_MAX.to_string());
+        // The others read what this one stores.
+        if number == 0 {
+            flag("--pack-compression", "zstd");
+        }
         Self {
             program: Program::new(&format!("instance-{number}"), dir, line),
             tcp,

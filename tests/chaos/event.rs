@@ -153,11 +153,14 @@ impl fmt::Display for Phase {
 
 /// Bytes of a body before the part that is made from its number.
 const HEAD: usize = 20;
+/// After so many bytes they repeat themselves.
+const PERIOD: usize = 16;
 /// Bodies beyond the small ones: large enough for a pack of their own, and for an nsqd with a low limit.
 const LARGE_EACH: u64 = 53;
 
 /// The body of a message: everything in it follows from its number, so that a consumer can tell
-/// whether it came whole. Even numbers are text without line ends, odd ones are any bytes.
+/// whether it came whole. Even numbers are text without line ends, odd ones are any bytes; every third one repeats itself,
+/// so that packs can be compressed.
 pub(crate) fn body(number: Number) -> Vec<u8> {
     let mut bytes = format!("chaos {number:013} ").into_bytes();
     let mut random = fastrand::Rng::with_seed(number ^ 0x6e73_7164);
@@ -166,9 +169,11 @@ pub(crate) fn body(number: Number) -> Vec<u8> {
     } else {
         random.usize(0..400)
     };
-    for _ in 0..filling {
+    for at in 0..filling {
         let byte = random.u8(..);
-        bytes.push(if number.is_multiple_of(2) {
+        bytes.push(if number.is_multiple_of(3) && at >= PERIOD {
+            bytes[bytes.len() - PERIOD]
+        } else if number.is_multiple_of(2) {
             b' ' + byte % 95
         } else {
             byte
@@ -186,7 +191,7 @@ pub(crate) fn identify(bytes: &[u8]) -> Option<(Number, bool)> {
 
 #[test]
 fn a_body_names_its_number_and_every_other_byte_counts() {
-    for number in [0, 1, 52, 53, 999_999] {
+    for number in [0, 1, 2, 52, 53, 999_999] {
         let mut bytes = body(number);
         assert_eq!(identify(&bytes), Some((number, true)));
         bytes.push(b'.');

@@ -14,6 +14,7 @@ mod bench;
 mod cancel_race;
 mod cli;
 mod clock_steps;
+mod compression;
 mod crash;
 mod dev;
 mod docs;

@@ -24,8 +24,8 @@ use nsqdelayd::message::{ClientId, Delay, Due, Message, TopicName, UnixMs};
 use nsqdelayd::monotonic::boottime;
 use nsqdelayd::shard::ShardId;
 use nsqdelayd::store::{
-    ClaimStore, ClaimToken, Config, Finished, Held, Pack, ParkTo, Parked, Query, Read, ReadMarks,
-    ReadPack, Record, RedisStore, ScheduleStore, TopicShare, Turn, TurnReply,
+    ClaimStore, ClaimToken, Compression, Config, Finished, Held, Pack, ParkTo, Parked, Query, Read,
+    ReadMarks, ReadPack, Record, RedisStore, ScheduleStore, TopicShare, Turn, TurnReply,
 };
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -525,6 +525,8 @@ async fn pair(redis: Redis, seed: u64, tracker: &TaskTracker, stop: &Cancellatio
         shards: SHARDS,
         pack_window: Duration::from_millis(model.pack_window_ms),
         pack_bytes: model.pack_bytes,
+        // The model has none of it: nobody sees any.
+        pack_compression: [Compression::None, Compression::Zstd][usize::from(seed % 2 == 1)],
         pack_linger: Duration::ZERO,
         insert_bytes_max: 1 << 20,
         queue_bytes_max: 1 << 24,

@@ -11,10 +11,10 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::cli::Failure;
+use crate::cli::bench::body::stamp_of;
 use crate::cli::bench::book::{Book, Delivery};
 use crate::cli::bench::clock;
 use crate::cli::bench::figures;
-use crate::cli::bench::stamp::Stamp;
 use crate::cli::bench::wire::{self, Buffer};
 use crate::nsq::MAGIC;
 use crate::nsq::frame::HEARTBEAT_BODY;
@@ -204,7 +204,7 @@ fn take(book: &Book, message: &[u8], at_us: u64) -> Option<u64> {
     let (timestamp, rest) = message.split_first_chunk::<TIMESTAMP_LEN>()?;
     let (attempts, _) = rest.split_first_chunk::<2>()?;
     book.receive(Delivery {
-        stamp: message.get(BODY_AT..).and_then(Stamp::parse),
+        stamp: message.get(BODY_AT..).and_then(stamp_of),
         published_us: u64::from_be_bytes(*timestamp) / 1000,
         at_us,
         attempts: u16::from_be_bytes(*attempts),

@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use crate::cli::bench::body::Shape;
 use crate::cli::bench::book::Book;
 use crate::cli::bench::clock;
 use crate::cli::bench::stamp::Stamp;
@@ -66,7 +67,7 @@ pub(super) trait Commands: Sync {
 pub(super) struct Publish<'a> {
     pub(super) door: Door,
     pub(super) topic: &'a str,
-    pub(super) body_len: usize,
+    pub(super) shape: Shape,
     pub(super) batch: u32,
     pub(super) when: When,
     /// Whether each message has an id of its producer.
@@ -105,8 +106,8 @@ impl Publish<'_> {
     }
 
     fn sized(&self, stamp: Stamp, out: &mut Vec<u8>) {
-        out.extend(length(self.body_len));
-        stamp.write(self.body_len, out);
+        out.extend(length(self.shape.len()));
+        self.shape.write(stamp, out);
     }
 }
 
@@ -146,7 +147,7 @@ impl Commands for Publish<'_> {
             lag_us: u32::try_from(lag_us).unwrap_or(u32::MAX),
         };
         let topic = self.topic;
-        let bodies_len = batch_len(numbers.len(), self.body_len);
+        let bodies_len = batch_len(numbers.len(), self.shape.len());
         match self.door {
             Door::Dpub if self.with_ids => {
                 let id = self.id(numbers.start);
@@ -175,11 +176,11 @@ impl Commands for Publish<'_> {
                 for number in numbers.clone() {
                     let separator = if number == numbers.start { "" } else { "," };
                     let head = format!(
-                        "{separator}{{\"topic\":\"{topic}\",\"delay_ms\":{delay_ms},\"body\":\""
+                        "{separator}{{\"topic\":\"{topic}\",\"delay_ms\":{delay_ms},\"body\":"
                     );
                     body.extend(head.into_bytes());
-                    Stamp { number, ..stamp }.write(self.body_len, &mut body);
-                    body.push(b'"');
+                    self.shape
+                        .write_quoted(Stamp { number, ..stamp }, &mut body);
                     if self.with_ids {
                         body.extend(format!(",\"id\":\"{}\"", self.id(number)).into_bytes());
                     }
@@ -272,13 +273,14 @@ pub(super) fn refusal(answer: Answer<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::bench::body::Bodies;
 
     fn encoded(door: Door, batch: u32) -> String {
         let book = Book::new(7, 3, false);
         let publish = Publish {
             door,
             topic: "t",
-            body_len: 40,
+            shape: Shape::new(Bodies::Dots, 40),
             batch,
             when: When::After(5, 5),
             with_ids: door == Door::Dpub,
@@ -312,7 +314,7 @@ mod tests {
         let publish = Publish {
             door: Door::Batch,
             topic: "t",
-            body_len: 40,
+            shape: Shape::new(Bodies::Dots, 40),
             batch: 2,
             when: When::After(5, 5),
             with_ids: false,
@@ -335,7 +337,7 @@ mod tests {
         let publish = Publish {
             door: Door::Dpub,
             topic: "t",
-            body_len: 40,
+            shape: Shape::new(Bodies::Dots, 40),
             batch: 1,
             when: When::After(1_000, 5_000),
             with_ids: false,

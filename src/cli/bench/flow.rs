@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::cli::Failure;
 use crate::cli::bench::account::Account;
+use crate::cli::bench::body::Shape;
 use crate::cli::bench::book::Book;
 use crate::cli::bench::clock;
 use crate::cli::bench::consumer::{Buffering, Consumers};
@@ -51,7 +52,7 @@ pub(super) struct Load {
     pub(super) target: Target,
     pub(super) door: Door,
     pub(super) count: u32,
-    pub(super) body_len: usize,
+    pub(super) shape: Shape,
     pub(super) batch: u32,
     pub(super) connections: u32,
     pub(super) consumers: u32,
@@ -124,7 +125,7 @@ impl<'a> Flow<'a> {
         let publish = Publish {
             door: load.door,
             topic: &self.topic,
-            body_len: load.body_len,
+            shape: load.shape,
             batch: load.batch,
             when,
             with_ids: load.with_ids,
@@ -234,7 +235,7 @@ impl<'a> Flow<'a> {
         Ok(Row {
             target: self.load.target.name(),
             door: self.load.door.name(),
-            body_bytes: self.load.body_len,
+            body_bytes: self.load.shape.len(),
             spans: self.spans,
             verdict: self.book.verdict(),
             lateness_ms: Percentiles::of(&late_us),

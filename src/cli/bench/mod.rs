@@ -2,6 +2,7 @@
 //! What a rate is printed for is read back: lost, early and duplicate stand beside it.
 
 mod account;
+mod body;
 mod book;
 mod cases;
 mod clock;
@@ -20,13 +21,13 @@ mod wire;
 use std::time::Duration;
 
 use crate::cli::Failure;
+use crate::cli::bench::body::{Bodies, Shape};
 use crate::cli::bench::cases::Steady;
 use crate::cli::bench::consumer::Buffering;
 use crate::cli::bench::door::Door;
 use crate::cli::bench::flow::{Load, Target};
 use crate::cli::bench::report::{Report, Row};
 use crate::cli::bench::servers::Servers;
-use crate::cli::bench::stamp::STAMP_LEN;
 use crate::config::units;
 
 pub(super) const EXAMPLES: &str = "\
@@ -137,6 +138,9 @@ struct Common {
     /// Bytes of a body.
     #[arg(long, default_value_t = 500)]
     body_bytes: usize,
+    /// What bodies are like.
+    #[arg(long, value_enum, default_value_t = Bodies::Dots)]
+    bodies: Bodies,
     /// The door. [default: dpub; cancel: batch, which tells the ids]
     #[arg(long, value_enum)]
     door: Option<Door>,
@@ -182,7 +186,7 @@ impl Common {
             target,
             door,
             count: self.count.unwrap_or(count),
-            body_len: self.body_bytes.max(STAMP_LEN),
+            shape: Shape::new(self.bodies, self.body_bytes),
             batch: if door == Door::Dpub {
                 1
             } else {

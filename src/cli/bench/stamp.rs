@@ -19,17 +19,15 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    /// Writes the stamp to the end of `out`, and fills up to a body of `body_len` bytes.
-    pub(super) fn write(&self, body_len: usize, out: &mut Vec<u8>) {
-        let begin = out.len();
+    /// Writes the stamp to the end of `out`.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
         digits(u64::from(self.run), 8, out);
         digits(u64::from(self.number), 8, out);
         digits(self.due_us, 14, out);
         digits(u64::from(self.lag_us), 8, out);
-        out.resize(begin + body_len.max(STAMP_LEN), b'.');
     }
 
-    /// Reads a body; `None`: it is not one of ours.
+    /// Reads what begins with a stamp; `None`: it is not one of ours.
     pub(super) fn parse(body: &[u8]) -> Option<Self> {
         let field = |from: usize, len: usize| {
             let text = str::from_utf8(body.get(from..from + len)?).ok()?;
@@ -70,8 +68,8 @@ mod tests {
             lag_us: 77,
         };
         let mut body = b"before".to_vec();
-        stamp.write(50, &mut body);
-        assert_eq!(body.len(), 56);
+        stamp.write(&mut body);
+        assert_eq!(body.len(), 6 + STAMP_LEN);
         assert_eq!(Stamp::parse(&body[6..]), Some(stamp));
         assert_eq!(
             Stamp::parse(b"something else that is long enough to be one"),

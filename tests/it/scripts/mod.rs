@@ -21,8 +21,8 @@ use nsqdelayd::id::{MessageId, MintedId, Place, Score};
 use nsqdelayd::message::{ClientId, Delay, Due, Message, TopicName, UnixMs};
 use nsqdelayd::shard::ShardId;
 use nsqdelayd::store::{
-    Cancel, ClaimStore as _, ClaimToken, Config, Error, ErrorKind, Held, Pack, Parked, Read,
-    ReadPack, Receipt, RedisStore, ScheduleStore as _, Turn, TurnReply, Wake,
+    Cancel, ClaimStore as _, ClaimToken, Compression, Config, Error, ErrorKind, Held, Pack, Parked,
+    Read, ReadPack, Receipt, RedisStore, ScheduleStore as _, Turn, TurnReply, Wake,
 };
 use prometheus_client::registry::Registry;
 use redis::{Cmd, FromRedisValue};
@@ -75,6 +75,7 @@ impl Bench {
             shards: 1,
             pack_window: Duration::from_secs(1),
             pack_bytes: 14_000,
+            pack_compression: Compression::None,
             pack_linger: Duration::ZERO,
             insert_bytes_max: 1 << 20,
             queue_bytes_max: 16 << 20,

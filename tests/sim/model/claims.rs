@@ -11,8 +11,8 @@ use nsqdelayd::id::{MessageId, MintedId, Place};
 use nsqdelayd::message::{TopicName, UnixMs};
 use nsqdelayd::shard::{InstanceId, ShardId, Topology};
 use nsqdelayd::store::{
-    ClaimStore, ClaimToken, Error, ErrorKind, Members, NowBounds, Pack, ParkReply, ParkTo, Parked,
-    Record, Session, Swept, Turn, TurnReply, Wake,
+    ClaimStore, ClaimToken, Compression, Error, ErrorKind, Members, NowBounds, Pack, ParkReply,
+    ParkTo, Parked, Record, Session, Swept, Turn, TurnReply, Wake,
 };
 use tokio::sync::mpsc;
 
@@ -146,6 +146,7 @@ impl ModelStore {
                 nonce: first.nonce,
                 stored: u16::try_from(records.len()).unwrap(),
                 records,
+                compression: Compression::None,
                 len: 0,
             })
         });

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use nsqdelayd::id::{MintedId, Place, Score};
 use nsqdelayd::message::{Due, Message, TopicName, UnixMs};
 use nsqdelayd::shard::ShardId;
-use nsqdelayd::store::{Pack, Record};
+use nsqdelayd::store::{Compression, Pack, Record};
 
 use super::shard::{Entry, Kind, NewPack};
 use super::{Bug, ModelStore};
@@ -124,6 +124,7 @@ impl ModelStore {
             nonce: first.nonce,
             stored: count,
             records,
+            compression: Compression::None,
             len: 0,
         });
         NewPack { pack, ids }
@@ -152,6 +153,7 @@ impl ModelStore {
             nonce: place.nonce,
             stored: 1,
             records: vec![record],
+            compression: Compression::None,
             len: 0,
         });
         let kind = Kind::Stored;

@@ -6,7 +6,7 @@ mod random;
 use bytes::Bytes;
 
 use super::*;
-use crate::store::{BadPack, Mark, Pack};
+use crate::store::{BadPack, Compression, Mark, Pack};
 
 const AHEAD_MS: u64 = 50;
 const ROOM: usize = 1 << 20;
@@ -165,6 +165,7 @@ fn pack(score: Score, dues: &[u64], name: &str) -> Pack {
         score,
         nonce: 7,
         stored: u16::try_from(records.len()).unwrap(),
+        compression: Compression::None,
         len: records.len() * 40,
         records,
     }
