@@ -13,8 +13,8 @@
 //! `offset` is the record's due time less the pack's, in ms. `score` is the pack's own: no two members of a zset are the
 //! same bytes, and the same messages under the same nonce at another time would only move the first. Version 1 had none.
 //!
-//! If you change this format: raise [`VERSION`], beyond that of compressed ones,, keep reading the one before, add a vector to the tests below, and say
-//! so in `docs/redis.md`. No script looks into a pack.
+//! If you change this format: raise [`VERSION`] beyond that of compressed packs, keep reading the one before, add a vector
+//! to the tests below, and say so in `docs/redis.md`. No script looks into a pack.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 
@@ -143,7 +143,7 @@ impl Pack {
             return Self::decode_plain(score, value);
         }
         let pack = expanded(value).ok_or(BadPack::Malformed)?;
-        let pack = Self::decode_plain(score, pack).map_err(|_bad| BadPack::Malformed)?;
+        let pack = Self::decode_plain(score, pack)?;
         Ok(Self {
             compression: Compression::Zstd,
             ..pack
@@ -396,17 +396,26 @@ mod tests {
     }
 
     #[test]
-    fn version_3_is_a_compressed_one_and_no_other() {
+    fn version_3_is_a_compressed_pack_and_not_one_within_another() {
         let score = Score::new(UnixMs(1_000), 3);
-        let plain = |version: u8| {
+        let frame = |pack: Vec<u8>| {
+            let value = Compression::Zstd.apply(pack);
+            assert_eq!(value[0], VERSION_COMPRESSED);
+            Bytes::from(value)
+        };
+        let filled = |version| {
             let mut pack = vec![b'.'; 300];
             pack[0] = version;
-            Bytes::from(Compression::Zstd.apply(pack))
+            pack
         };
-        for version in [VERSION_WITHOUT_SCORE, VERSION, VERSION_COMPRESSED, 4] {
-            let value = plain(version);
-            assert_eq!(value[0], VERSION_COMPRESSED);
-            assert_eq!(Pack::decode(score, value), Err(BadPack::Malformed));
+        let mut nested = frame(filled(VERSION)).to_vec();
+        nested.resize(300, 0);
+        for (pack, bad) in [
+            (filled(VERSION), BadPack::Malformed),
+            (nested, BadPack::UnknownVersion(VERSION_COMPRESSED)),
+            (filled(4), BadPack::UnknownVersion(4)),
+        ] {
+            assert_eq!(Pack::decode(score, frame(pack)), Err(bad));
         }
     }
 

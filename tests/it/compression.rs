@@ -55,6 +55,7 @@ fn what_is_compressed_is_small_and_stays_so_and_is_read_by_all() {
     };
     let consumer = Consumer::start(&nsqd.tcp, TOPIC);
     let mut compressing = builder().flag("--pack-compression", "zstd").start();
+    let plain = builder().start();
     let small = bodies(0);
     let ids = create(&compressing, &small);
     let stored = redis.pack_bytes();
@@ -71,7 +72,6 @@ fn what_is_compressed_is_small_and_stays_so_and_is_read_by_all() {
     let left = redis.pack_bytes();
     assert!(left * 2 < stored, "{left} of {stored} bytes are left");
 
-    let plain = builder().start();
     let long = bodies(COUNT);
     create(&plain, &long);
     let both = redis.pack_bytes();

@@ -526,7 +526,8 @@ async fn pair(redis: Redis, seed: u64, tracker: &TaskTracker, stop: &Cancellatio
         pack_window: Duration::from_millis(model.pack_window_ms),
         pack_bytes: model.pack_bytes,
         // The model has none of it: nobody sees any.
-        pack_compression: [Compression::None, Compression::Zstd][usize::from(seed % 2 == 1)],
+        pack_compression: [Compression::None, Compression::Zstd]
+            [usize::from(seed.is_multiple_of(3))],
         pack_linger: Duration::ZERO,
         insert_bytes_max: 1 << 20,
         queue_bytes_max: 1 << 24,
