@@ -4,7 +4,7 @@
 
 use bytes::{Bytes, BytesMut};
 use divan::{Bencher, black_box, counter::ItemsCount};
-use nsqdelayd::id::{IdKey, MintedId, Place, Score};
+use nsqdelayd::id::{IdKey, MintedId, PackName, Place, Score};
 use nsqdelayd::message::{Delay, TopicName, UnixMs};
 use nsqdelayd::nsq::command::{encode_dpub, encode_mdpub, encode_mpub};
 use nsqdelayd::nsq::decoder::{Decoder, Limits};
@@ -81,14 +81,12 @@ fn pack(records: u16) -> Pack {
         id: None,
         body: Bytes::from_static(&BODY),
     };
-    Pack {
+    let name = PackName {
         score: Score::new(DUE, 7),
         nonce: 9,
-        stored: records,
-        records: (0..records).map(record).collect(),
-        compression: Compression::None,
-        len: 0,
-    }
+    };
+    let records = (0..records).map(record).collect();
+    Pack::new(name, records, Compression::None)
 }
 
 #[divan::bench(args = [1, RECORDS])]

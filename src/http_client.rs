@@ -45,6 +45,17 @@ pub struct Answer {
     pub body: Bytes,
 }
 
+impl Answer {
+    /// The body, of an answer of status 200; otherwise what the status was.
+    pub fn success(self) -> Result<Bytes, NoAnswer> {
+        if self.status == 200 {
+            Ok(self.body)
+        } else {
+            Err(NoAnswer(format!("status {}", self.status)))
+        }
+    }
+}
+
 /// Why there is no answer: a sentence for the log.
 #[derive(Debug)]
 pub struct NoAnswer(String);

@@ -63,10 +63,8 @@ async fn examine(args: &Args, config: Config) -> Result<(), Failure> {
         show(&report, 0)?;
     }
     if args.dpub {
-        for (number, address) in config.forward.nsqd_tcp_addresses.iter().enumerate() {
+        for (address, http) in config.forward.nsqds() {
             let shown = report.findings.len();
-            let http = config.forward.nsqd_http_addresses.get(number);
-            let http = http.map(String::as_str);
             // One that cannot be reached has its finding already.
             if let Ok(plan) = Plan::make(address, http, args.dpub_messages, &config).await {
                 test_dpub(&plan, &mut report).await?;

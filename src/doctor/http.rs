@@ -47,13 +47,17 @@ impl Http {
     /// Deletes a topic with all its channels.
     pub(super) async fn delete_topic(&self, topic: &str) -> Result<(), String> {
         let url = format!("http://{}/topic/delete", self.address);
-        success(self.client.post(&url, &[("topic", topic)]).await).map(drop)
+        let answer = self.client.post(&url, &[("topic", topic)]).await;
+        let done = answer.and_then(Answer::success).map(drop);
+        done.map_err(|error| error.to_string())
     }
 
     async fn get(&self, path: &str) -> Result<Value, String> {
         let url = format!("http://{}{path}", self.address);
-        let answer = success(self.client.get(&url, &[], ANYTHING).await)?;
-        serde_json::from_slice(&answer.body).map_err(|error| error.to_string())
+        let answer = self.client.get(&url, &[], ANYTHING).await;
+        let body = answer.and_then(Answer::success);
+        let body = body.map_err(|error| error.to_string())?;
+        serde_json::from_slice(&body).map_err(|error| error.to_string())
     }
 
     /// What `/ping` says: nsqd's own opinion of its health.
@@ -61,14 +65,5 @@ impl Http {
         let url = format!("http://{}/ping", self.address);
         let answer = self.client.get(&url, &[], ANYTHING).await?;
         Ok(String::from_utf8_lossy(&answer.body).into_owned())
-    }
-}
-
-fn success(answer: Result<Answer, NoAnswer>) -> Result<Answer, String> {
-    let answer = answer.map_err(|error| error.to_string())?;
-    if answer.status == 200 {
-        Ok(answer)
-    } else {
-        Err(format!("status {}", answer.status))
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::finding::{Finding, Level};
-use crate::http_client::{Bounds, HttpClient};
+use crate::http_client::{Answer, Bounds, HttpClient};
 
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -70,11 +70,9 @@ async fn nodes(address: &str, connect: Duration) -> Result<Vec<String>, String> 
     let client = client.map_err(|error| error.to_string())?;
     let url = format!("http://{address}/nodes");
     let answer = client.get(&url, &[], ACCEPT).await;
-    let answer = answer.map_err(|error| error.to_string())?;
-    if answer.status != 200 {
-        return Err(format!("status {}", answer.status));
-    }
-    let nodes: Nodes = serde_json::from_slice(&answer.body).map_err(|error| error.to_string())?;
+    let body = answer.and_then(Answer::success);
+    let body = body.map_err(|error| error.to_string())?;
+    let nodes: Nodes = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
     let of = |node: &Node| {
         let host = &node.broadcast_address;
         if host.contains(':') {

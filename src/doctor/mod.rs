@@ -64,10 +64,8 @@ pub async fn examine(config: &Config) -> Report {
         report.add(&format!("nsqlookupd {lookupd}"), vec![finding]);
         named.extend(nodes);
     }
-    for (number, address) in forward.nsqd_tcp_addresses.iter().enumerate() {
-        let given = forward.nsqd_http_addresses.get(number);
-        let given = given.map(String::as_str);
-        let findings = nsqd::examine(address, given, config).await;
+    for (address, http) in forward.nsqds() {
+        let findings = nsqd::examine(address, http, config).await;
         report.add(&format!("nsqd {address}"), findings);
     }
     named.sort();

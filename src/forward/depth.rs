@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use crate::forward::credit::{self, Credit};
 use crate::forward::metrics::{Metrics, PollResult};
-use crate::http_client::{Bounds, HttpClient, NoAnswer};
+use crate::http_client::{Answer, Bounds, HttpClient, NoAnswer};
 use crate::message::TopicName;
 
 /// Longest answer, in bytes: one topic with hundreds of channels.
@@ -25,7 +25,6 @@ const PAUSE: Duration = Duration::from_millis(4);
 const QUESTIONS_MAX: usize = 4;
 /// So many topics are remembered before those that do not matter any more are forgotten.
 const TOPICS_KEPT: usize = 1_000;
-const OK: u16 = 200;
 
 /// How long is waited.
 #[derive(Debug, Clone, Copy)]
@@ -220,11 +219,9 @@ impl Depth {
             ("include_mem", "false"),
         ];
         let answer = self.client.get(&url, &query, "application/json").await;
-        let answer = answer.map_err(|error| error.to_string())?;
-        if answer.status != OK {
-            return Err(format!("status {}", answer.status));
-        }
-        depth_of(&answer.body, topic).map_err(|error| format!("not an answer of nsqd: {error}"))
+        let body = answer.and_then(Answer::success);
+        let body = body.map_err(|error| error.to_string())?;
+        depth_of(&body, topic).map_err(|error| format!("not an answer of nsqd: {error}"))
     }
 }
 
@@ -373,8 +370,7 @@ mod tests {
 
     #[track_caller]
     fn check(body: &str, expected: Option<u64>) {
-        let topic = TopicName::parse(b"orders").unwrap();
-        let depth = depth_of(body.as_bytes(), &topic).unwrap();
+        let depth = depth_of(body.as_bytes(), &topic()).unwrap();
         assert_eq!(depth, expected, "{body}");
     }
 

@@ -13,7 +13,7 @@ use crate::forward::metrics::PollResult;
 use crate::forward::nodes::{self, Directory, Nodes};
 use crate::forward::pool::NsqdPool;
 use crate::forward::settings::Config;
-use crate::http_client::{Bounds, HttpClient};
+use crate::http_client::{Answer, Bounds, HttpClient};
 
 /// How long an nsqlookupd may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,7 +23,6 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// Answers without the envelope that nsqlookupds before 1.0 put around them.
 const ACCEPT: &str = "application/vnd.nsq; version=1.0";
-const OK: u16 = 200;
 
 /// What all questions share.
 #[derive(Debug)]
@@ -109,11 +108,9 @@ impl Discovery {
     async fn ask(&self, address: &str) -> Result<Nodes, String> {
         let url = format!("http://{address}/nodes");
         let answer = self.client.get(&url, &[], ACCEPT).await;
-        let answer = answer.map_err(|error| error.to_string())?;
-        if answer.status != OK {
-            return Err(format!("status {}", answer.status));
-        }
-        nodes::parse(&answer.body).map_err(|error| error.to_string())
+        let body = answer.and_then(Answer::success);
+        let body = body.map_err(|error| error.to_string())?;
+        nodes::parse(&body).map_err(|error| error.to_string())
     }
 
     fn answered(&self, lookupd: usize, nodes: Nodes, pool: &NsqdPool) {

@@ -155,10 +155,8 @@ impl NsqdPool {
 
     /// What asks the nsqd how much it holds, if its HTTP API is known.
     fn depth(&self, address: &str) -> Option<Arc<Depth>> {
-        let addresses = self.config.nsqd_tcp_addresses.iter();
-        let (_, http) = addresses
-            .zip(&self.config.nsqd_http_addresses)
-            .find(|(tcp, _)| *tcp == address)?;
+        let (_, http) = self.config.nsqds().find(|(tcp, _)| *tcp == address)?;
+        let http = http?;
         let max = self.config.nsqd_depth_max;
         if max == 0 {
             return None;

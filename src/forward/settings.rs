@@ -43,3 +43,12 @@ pub struct Config {
     /// What connections are carried in beside plain TCP.
     pub carriage: Carriage,
 }
+
+impl Config {
+    /// Each nsqd that is named: `host:port` of its TCP door, and of its HTTP door if that is known.
+    pub fn nsqds(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        let http = self.nsqd_http_addresses.iter().map(|http| Some(&**http));
+        let http = http.chain(std::iter::repeat(None));
+        self.nsqd_tcp_addresses.iter().map(|tcp| &**tcp).zip(http)
+    }
+}

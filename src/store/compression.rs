@@ -55,8 +55,8 @@ impl Compression {
 
 thread_local! {
     /// Their workspaces are larger than a pack, and dear to make.
-    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
-    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+    static COMPRESSOR: RefCell<io::Result<Compressor<'static>>> = RefCell::new(Compressor::new(LEVEL));
+    static DECOMPRESSOR: RefCell<Decompressor<'static>> = RefCell::default();
 }
 
 /// `None`: it is better stored as it is.
@@ -64,9 +64,7 @@ fn compressed(pack: &[u8]) -> Option<Vec<u8>> {
     if !(LEN_MIN..=LEN_MAX).contains(&pack.len()) {
         return None;
     }
-    let frame =
-        COMPRESSOR.with_borrow_mut(|kept| kept_or(kept, || Compressor::new(LEVEL))?.compress(pack));
-    let frame = frame.ok()?;
+    let frame = COMPRESSOR.with_borrow_mut(|kept| kept.as_mut().ok()?.compress(pack).ok())?;
     if HEAD_LEN + frame.len() > pack.len() - pack.len() / 8 {
         return None;
     }
@@ -86,16 +84,8 @@ pub(super) fn expanded(mut value: Bytes) -> Option<Bytes> {
     if len > LEN_MAX {
         return None;
     }
-    let pack = DECOMPRESSOR
-        .with_borrow_mut(|kept| kept_or(kept, Decompressor::new)?.decompress(&value, len));
+    let pack = DECOMPRESSOR.with_borrow_mut(|kept| kept.decompress(&value, len));
     pack.ok().filter(|pack| pack.len() == len).map(Bytes::from)
-}
-
-fn kept_or<T>(kept: &mut Option<T>, make: impl FnOnce() -> io::Result<T>) -> io::Result<&mut T> {
-    if kept.is_none() {
-        *kept = Some(make()?);
-    }
-    kept.as_mut().ok_or_else(|| io::ErrorKind::Other.into())
 }
 
 #[cfg(test)]

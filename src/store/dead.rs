@@ -4,7 +4,7 @@
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 
-use crate::id::{MessageId, Score};
+use crate::id::{MessageId, PackName, Score};
 use crate::message::{Delay, Due};
 use crate::store::compression::Compression;
 use crate::store::core::{AHEAD_MS, Core};
@@ -31,14 +31,8 @@ pub(super) fn encode(reason: &str, score: Score, record: &Record, id: &str) -> V
         id,
         ..record.clone()
     };
-    let pack = Pack {
-        score,
-        nonce: 0,
-        stored: 1,
-        records: vec![record],
-        compression: Compression::None,
-        len: 0,
-    };
+    let name = PackName { score, nonce: 0 };
+    let pack = Pack::new(name, vec![record], Compression::None);
     let mut out = Vec::new();
     out.put_u16(u16::try_from(reason.len()).unwrap_or(0));
     out.put_slice(reason.as_bytes());

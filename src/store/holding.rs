@@ -216,16 +216,7 @@ impl NewPack {
                 ..record.clone()
             });
         }
-        let stored = u16::try_from(records.len()).unwrap_or(u16::MAX);
-        let value = Pack {
-            score: name.score,
-            nonce: name.nonce,
-            stored,
-            records,
-            compression: core.config.pack_compression,
-            len: 0,
-        }
-        .encode();
+        let value = Pack::new(name, records, core.config.pack_compression).encode();
         Self {
             score: name.score,
             value,

@@ -372,16 +372,7 @@ impl Placed {
             id,
             ..record.clone()
         };
-        let (score, nonce) = (place.score, place.nonce);
-        let value = Pack {
-            score,
-            nonce,
-            stored: 1,
-            records: vec![record],
-            compression: core.config.pack_compression,
-            len: 0,
-        }
-        .encode();
+        let pack = Pack::new(place.pack(), vec![record], core.config.pack_compression);
         let entry = Entry {
             kind: Kind::Stored,
             place,
@@ -392,7 +383,7 @@ impl Placed {
         .to_text();
         Self {
             place,
-            value,
+            value: pack.encode(),
             entry,
         }
     }

@@ -81,6 +81,18 @@ pub enum BadPack {
 }
 
 impl Pack {
+    /// A pack that is made of `records`, to be encoded.
+    pub fn new(name: PackName, records: Vec<Record>, compression: Compression) -> Self {
+        Self {
+            score: name.score,
+            nonce: name.nonce,
+            stored: u16::try_from(records.len()).unwrap_or(PACK_RECORDS_MAX),
+            records,
+            compression,
+            len: 0,
+        }
+    }
+
     /// Which pack it is.
     pub fn name(&self) -> PackName {
         PackName {

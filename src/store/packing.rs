@@ -207,15 +207,7 @@ fn close(
             body,
         });
     }
-    let value = Pack {
-        score: name.score,
-        nonce: name.nonce,
-        stored: count,
-        records,
-        compression: limits.compression,
-        len: 0,
-    }
-    .encode();
+    let value = Pack::new(name, records, limits.compression).encode();
     packs.push(NewPack {
         score: name.score,
         value,

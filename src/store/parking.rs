@@ -152,7 +152,7 @@ fn new_home(
         };
         records.push(Record {
             position,
-            due: if kind == Kind::Dead { UnixMs(0) } else { due },
+            due,
             id,
             ..message.record.clone()
         });
@@ -165,16 +165,11 @@ fn new_home(
             digest: *digest,
         });
     }
-    let stored = u16::try_from(records.len()).unwrap_or(u16::MAX);
-    let value = Pack {
-        score: name.score,
-        nonce: name.nonce,
-        stored,
-        records,
-        compression: core.config.pack_compression,
-        len: 0,
-    }
-    .encode();
+    let value = match to {
+        // Each is stored by itself.
+        ParkTo::DeadLetters(_) => Vec::new(),
+        _ => Pack::new(name, records, core.config.pack_compression).encode(),
+    };
     NewHome {
         score: name.score,
         value,

@@ -245,11 +245,14 @@ impl Cluster {
     }
 }
 
+fn free_address() -> String {
+    format!("127.0.0.1:{}", free_port())
+}
+
 impl Instance {
     /// `nsqds` are proxies before those `asked`.
     fn new(number: usize, dir: &Path, redis: Proxy, nsqds: Vec<Proxy>, asked: &[Nsqd]) -> Self {
-        let (tcp, http) = (free_port(), free_port());
-        let (tcp, http) = (format!("127.0.0.1:{tcp}"), format!("127.0.0.1:{http}"));
+        let (tcp, http) = (free_address(), free_address());
         let mut line: Vec<String> = [env!("CARGO_BIN_EXE_nsqdelayd"), "serve"]
             .map(str::to_owned)
             .into();
@@ -297,8 +300,7 @@ impl Nsqd {
         let name = format!("nsqd-{number}");
         let files = dir.join(&name);
         std::fs::create_dir(&files).unwrap();
-        let (tcp, http) = (free_port(), free_port());
-        let (tcp, http) = (format!("127.0.0.1:{tcp}"), format!("127.0.0.1:{http}"));
+        let (tcp, http) = (free_address(), free_address());
         let line = vec![
             tool("nsqd").display().to_string(),
             format!("--data-path={}", files.display()),

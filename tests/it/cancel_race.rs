@@ -124,16 +124,12 @@ fn what_is_left_of_rewritten_packs_arrives_once() {
     let bodies: Vec<String> = (0..COUNT)
         .map(|number| String::from_utf8(Stamp::now(number, DELAY_MS).body(500)).unwrap())
         .collect();
-    let message = |body| json!({"topic": TOPIC, "body": body, "delay_ms": DELAY_MS});
-    let messages: Vec<_> = bodies.iter().map(message).collect();
-    let created = app.post_json("/v1/messages:batch", &json!({"messages": messages}));
-    let created = created.json();
-    let id = |number: usize| created["results"][number]["message"]["id"].clone();
+    let ids = app.create_all(TOPIC, DELAY_MS, &bodies);
     // The first half, and most of the rest.
     let asked: Vec<usize> = (0..COUNT)
         .filter(|number| *number < COUNT / 2 || number % 9 > 0)
         .collect();
-    let ids: Vec<_> = asked.iter().map(|number| id(*number)).collect();
+    let ids: Vec<_> = asked.iter().map(|number| &ids[*number]).collect();
     let answer = app.post_json("/v1/messages:cancel", &json!({"ids": ids}));
     assert_eq!(answer.json()["cancelled"], asked.len(), "{}", answer.text());
     let left = redis.pack_bytes();

@@ -31,17 +31,6 @@ fn bodies(first: usize) -> Vec<String> {
     (first..first + COUNT).map(body).collect()
 }
 
-/// Creates one message of each body, and returns their ids.
-fn create(app: &App, bodies: &[String]) -> Vec<Value> {
-    let message = |body| json!({"topic": TOPIC, "body": body, "delay_ms": DELAY_MS});
-    let messages: Vec<_> = bodies.iter().map(message).collect();
-    let created = app.post_json("/v1/messages:batch", &json!({"messages": messages}));
-    let created = created.json();
-    assert_eq!(created["successful"], COUNT, "{created}");
-    let results = created["results"].as_array().unwrap();
-    results.iter().map(|r| r["message"]["id"].clone()).collect()
-}
-
 fn len(bodies: &[String]) -> usize {
     bodies.iter().map(String::len).sum()
 }
@@ -57,7 +46,7 @@ fn what_is_compressed_is_small_and_stays_so_and_is_read_by_all() {
     let mut compressing = builder().flag("--pack-compression", "zstd").start();
     let plain = builder().start();
     let small = bodies(0);
-    let ids = create(&compressing, &small);
+    let ids = compressing.create_all(TOPIC, DELAY_MS, &small);
     let stored = redis.pack_bytes();
     assert!(stored * 2 < len(&small), "{stored} of {}", len(&small));
 
@@ -73,7 +62,7 @@ fn what_is_compressed_is_small_and_stays_so_and_is_read_by_all() {
     assert!(left * 2 < stored, "{left} of {stored} bytes are left");
 
     let long = bodies(COUNT);
-    create(&plain, &long);
+    plain.create_all(TOPIC, DELAY_MS, &long);
     let both = redis.pack_bytes();
     assert!(
         both > left + len(&long),

@@ -3,13 +3,15 @@
 use clap::ValueEnum;
 use fastrand::Rng;
 use jiff::Timestamp;
+use serde_json::Value;
 
-use crate::cli::bench::stamp::{STAMP_LEN, Stamp};
+use crate::cli::bench::stamp::{STAMP_LEN, Stamp, digits};
 
 /// What stands before the stamp of a JSON body.
 const JSON_HEAD: &[u8] = b"{\"bench\":\"";
-/// What stands around the last field of one.
-const JSON_LAST: &[u8] = b"],\"trace\":\"\"}";
+/// What stands before the last field of one, and behind it.
+const JSON_LAST: &[u8] = b"],\"trace\":\"";
+const JSON_END: &[u8] = b"\"}";
 /// Shortest JSON body: what each has.
 const JSON_LEN_MIN: usize = 340;
 
@@ -63,14 +65,8 @@ impl Shape {
     pub(super) fn write_quoted(self, stamp: Stamp, out: &mut Vec<u8>) {
         let mut body = Vec::with_capacity(self.len);
         self.write(stamp, &mut body);
-        out.push(b'"');
-        for byte in body {
-            if byte == b'"' {
-                out.push(b'\\');
-            }
-            out.push(byte);
-        }
-        out.push(b'"');
+        let text = Value::from(String::from_utf8_lossy(&body));
+        out.extend(text.to_string().into_bytes());
     }
 }
 
@@ -104,32 +100,28 @@ fn json(stamp: Stamp, end: usize, out: &mut Vec<u8>) {
             random.u32(1..10),
             random.u32(99..20_000),
         );
-        if out.len() + item.len() + JSON_LAST.len() > end {
+        if out.len() + item.len() + JSON_LAST.len() + JSON_END.len() > end {
             break;
         }
         out.extend(item.into_bytes());
         separator = ",";
     }
-    let (before, after) = JSON_LAST.split_at(JSON_LAST.len() - 2);
-    out.extend(before);
-    while out.len() + after.len() < end {
-        out.extend(random.digit(16).to_string().into_bytes());
+    out.extend(JSON_LAST);
+    while out.len() + JSON_END.len() < end {
+        digits(random.u64(..16), 1, out);
     }
-    out.extend(after);
+    out.extend(JSON_END);
 }
 
 /// A random one, version 4.
 fn uuid(random: &mut Rng) -> String {
-    let bits = random.u128(..) & !((0xf << 76) | (0x3 << 62));
-    let hex = format!("{:032x}", bits | (0x4 << 76) | (0x2 << 62));
-    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
     format!(
-        "{}-{}-{}-{}-{}",
-        part(0, 8),
-        part(8, 12),
-        part(12, 16),
-        part(16, 20),
-        part(20, 32)
+        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+        random.u32(..),
+        random.u16(..),
+        random.u16(..0x1000),
+        random.u16(0x8000..0xc000),
+        random.u64(..1 << 48)
     )
 }
 
@@ -161,7 +153,7 @@ mod tests {
                 assert_eq!(body.len(), 6 + len);
                 assert_eq!(stamp_of(&body[6..]), Some(stamp(number)));
                 if bodies == Bodies::Json {
-                    let read: serde_json::Value = serde_json::from_slice(&body[6..]).unwrap();
+                    let read: Value = serde_json::from_slice(&body[6..]).unwrap();
                     assert_eq!(read["due_at"], "2026-11-22T01:40:00.123Z");
                 }
                 let mut quoted = Vec::new();

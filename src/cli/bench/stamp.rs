@@ -43,7 +43,7 @@ impl Stamp {
 }
 
 /// Appends the last `count` digits of `value` in base 16.
-fn digits(value: u64, count: u32, out: &mut Vec<u8>) {
+pub(super) fn digits(value: u64, count: u32, out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     out.extend((0..count).rev().map(|place| {
         let digit = (value >> (place * 4)) & 0xf;

@@ -13,7 +13,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Answers without the envelope that nsqlookupds before 1.0 put around them.
 const ACCEPT: &str = "application/vnd.nsq; version=1.0";
-const OK: u16 = 200;
 /// No nsqd has the topic yet.
 const NOT_FOUND: u16 = 404;
 
@@ -59,13 +58,11 @@ impl Lookup {
         let query = [("topic", topic.as_str())];
         let answer = self.client.get(&url, &query, ACCEPT).await;
         let answer = answer.map_err(|error| error.to_string())?;
-        match answer.status {
-            OK => {}
-            NOT_FOUND => return Ok(Vec::new()),
-            other => return Err(format!("status {other}")),
+        if answer.status == NOT_FOUND {
+            return Ok(Vec::new());
         }
-        let answer: Answer =
-            serde_json::from_slice(&answer.body).map_err(|error| error.to_string())?;
+        let body = answer.success().map_err(|error| error.to_string())?;
+        let answer: Answer = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
         Ok(answer.producers.iter().map(Producer::address).collect())
     }
 }

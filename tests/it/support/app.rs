@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::child::{Running, command};
@@ -212,6 +212,18 @@ impl App {
     #[track_caller]
     pub(crate) fn post_json(&self, path: &str, body: &Value) -> Answer {
         http::post_json(&self.http, path, body)
+    }
+
+    /// Creates a message of each body with one request, and returns their ids.
+    #[track_caller]
+    pub(crate) fn create_all(&self, topic: &str, delay_ms: u64, bodies: &[String]) -> Vec<Value> {
+        let message = |body| json!({"topic": topic, "body": body, "delay_ms": delay_ms});
+        let messages: Vec<_> = bodies.iter().map(message).collect();
+        let created = self.post_json("/v1/messages:batch", &json!({"messages": messages}));
+        let created = created.json();
+        assert_eq!(created["successful"], bodies.len(), "{created}");
+        let results = created["results"].as_array().unwrap();
+        results.iter().map(|r| r["message"]["id"].clone()).collect()
     }
 
     /// DELETE on its HTTP door.

@@ -11,8 +11,8 @@ use nsqdelayd::id::{MessageId, MintedId, Place};
 use nsqdelayd::message::{TopicName, UnixMs};
 use nsqdelayd::shard::{InstanceId, ShardId, Topology};
 use nsqdelayd::store::{
-    ClaimStore, ClaimToken, Compression, Error, ErrorKind, Members, NowBounds, Pack, ParkReply,
-    ParkTo, Parked, Record, Session, Swept, Turn, TurnReply, Wake,
+    ClaimStore, ClaimToken, Error, ErrorKind, Members, NowBounds, Pack, ParkReply, ParkTo, Parked,
+    Record, Session, Swept, Turn, TurnReply, Wake,
 };
 use tokio::sync::mpsc;
 
@@ -140,16 +140,7 @@ impl ModelStore {
                 ..record
             });
         }
-        let pack = home.map(|(_, first)| {
-            measured(Pack {
-                score: first.score,
-                nonce: first.nonce,
-                stored: u16::try_from(records.len()).unwrap(),
-                records,
-                compression: Compression::None,
-                len: 0,
-            })
-        });
+        let pack = home.map(|(_, first)| measured(first.pack(), records));
         (pack, parked)
     }
 }

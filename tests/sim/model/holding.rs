@@ -6,7 +6,7 @@ use bytes::Bytes;
 use nsqdelayd::id::{Place, Score};
 use nsqdelayd::message::{Due, TopicName, UnixMs};
 use nsqdelayd::shard::ShardId;
-use nsqdelayd::store::{Cancel, Compression, Error, ErrorKind, Pack, Record, Wake};
+use nsqdelayd::store::{Cancel, Error, ErrorKind, Pack, Record, Wake};
 
 use super::packing::measured;
 use super::shard::{Entry, Kind, PlaceReply, Shard};
@@ -196,14 +196,7 @@ impl ModelStore {
             });
             messages.push((id, entry, new));
         }
-        let pack = measured(Pack {
-            score: first.score,
-            nonce: first.nonce,
-            stored: u16::try_from(records.len()).unwrap(),
-            records,
-            compression: Compression::None,
-            len: 0,
-        });
+        let pack = measured(first.pack(), records);
         (Some(pack), messages)
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use nsqdelayd::id::{MintedId, Place, Score};
+use nsqdelayd::id::{MintedId, PackName, Place, Score};
 use nsqdelayd::message::{Due, Message, TopicName, UnixMs};
 use nsqdelayd::shard::ShardId;
 use nsqdelayd::store::{Compression, Pack, Record};
@@ -14,8 +14,9 @@ use super::{Bug, ModelStore};
 /// Directory entry, offset, flags and length of a record, at most.
 const RECORD_OVERHEAD_MAX: usize = 11;
 
-/// Sets the length that the pack's stored value has.
-pub(super) fn measured(mut pack: Pack) -> Pack {
+/// A pack with the length that its stored value has.
+pub(super) fn measured(name: PackName, records: Vec<Record>) -> Pack {
+    let mut pack = Pack::new(name, records, Compression::None);
     pack.len = pack.encode().len();
     pack
 }
@@ -119,14 +120,7 @@ impl ModelStore {
                 body: message.body.clone(),
             });
         }
-        let pack = measured(Pack {
-            score: first.score,
-            nonce: first.nonce,
-            stored: count,
-            records,
-            compression: Compression::None,
-            len: 0,
-        });
+        let pack = measured(first.pack(), records);
         NewPack { pack, ids }
     }
 
@@ -148,14 +142,7 @@ impl ModelStore {
             topic: TopicName::clone(&record.topic),
             body: record.body.clone(),
         };
-        let pack = measured(Pack {
-            score: place.score,
-            nonce: place.nonce,
-            stored: 1,
-            records: vec![record],
-            compression: Compression::None,
-            len: 0,
-        });
+        let pack = measured(place.pack(), vec![record]);
         let kind = Kind::Stored;
         (
             pack,
